@@ -1,0 +1,3 @@
+from kvperf.cli import main
+
+main()

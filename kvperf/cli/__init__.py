@@ -1,0 +1,91 @@
+"""The command line: parse, call, render. Each command is a module that loads when it is called."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+import kvperf
+from kvperf.errors import KvperfError
+
+# Every command: where it lives, and its line in `kvperf --help`.
+COMMANDS = {
+    "analyze": ("kvperf.cli.analyze", "Bound one generation step, stage by stage."),
+    "gpus": ("kvperf.cli.gpus", "List, show and check GPU profiles."),
+    "models": ("kvperf.cli.models", "List, show and import models."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A command group that imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        return typer.main.get_command(module.app)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="kvperf",
+    help=kvperf.__doc__,
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        print(f"kvperf {kvperf.__version__}")
+        raise typer.Exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every mistake of the user ends in two lines on stderr and exit 2."""
+    gc.disable()  # one short run: collecting costs more than it frees
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 fine, 1 a threshold missed, 2 bad input, 3 no GPU."""
+    usage_error: Any = typer.BadParameter.__base__
+    try:
+        result = typer.main.get_command(app).main(list(arguments), prog_name="kvperf", standalone_mode=False)
+    except KvperfError as problem:
+        _complain(problem.message, problem.hint)
+        return problem.exit_code
+    except usage_error as problem:
+        return _complain_usage(problem)
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, hint: str) -> None:
+    print(f"error: {message}\nhint: {hint}", file=sys.stderr)
+
+
+def _complain_usage(problem: Any) -> int:
+    message = problem.format_message().split("\n")[0].strip().rstrip(".")
+    context = getattr(problem, "ctx", None)
+    command = context.command_path if context else "kvperf"
+    if not message:  # no command at all: typer has printed the help
+        return 2
+    _complain(message[0].lower() + message[1:], f"`{command} --help` lists what it takes")
+    return 2

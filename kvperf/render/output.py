@@ -1,0 +1,61 @@
+"""Where rendered text goes: standard output, or a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kvperf.errors import KvperfError
+
+FORMATS = ("table", "json", "csv", "md")
+
+
+def write(text: str, output: Path | None) -> None:
+    """Print `text`, or put it into a file by way of a temporary one beside it."""
+    if output is None or str(output) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    except OSError as problem:
+        raise _unwritable(output, problem) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, output)
+    except OSError as problem:
+        Path(name).unlink(missing_ok=True)
+        raise _unwritable(output, problem) from None
+
+
+def _unwritable(output: Path, problem: OSError) -> KvperfError:
+    return KvperfError(
+        f"cannot write {output}: {problem.strerror}", "name a file in a folder that exists and can be written"
+    )
+
+
+def json_text(record: Any) -> str:
+    """A record as indented JSON in base units. NaN and infinities become null (msgspec's rule)."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n"
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows of one shape as CSV in base units; unknown values are empty cells."""
+    import csv
+    import io
+
+    rows = list(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
