@@ -34,7 +34,8 @@ class GroupedQuery(Part, frozen=True, tag="gqa"):
     rotary_dim   rotated elements of each head (0: no rotary embedding in this layer)
     window       attend to the last `window` tokens
     chunk        attend inside fixed chunks of this many tokens (Llama 4)
-    qk_norm      "head": an RMSNorm of head_dim on Q and K; "unweighted": the same without weights; "full": over all heads
+    qk_norm      "head": an RMSNorm of head_dim on Q and K; "unweighted": the same without weights;
+                 "full": over all heads
     output_gate  the Q projection is doubled; its second half gates the output (Qwen3-Next)
     shared_kv_projection  K and V come from one projection, both are cached (Gemma 4)
     sinks        one learned sink logit a head
@@ -216,12 +217,14 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dtype             norms, biases and everything in `kept`
     quantised         dtype of the matrices (None: none is quantised)
+    experts           dtype of the routed experts' matrices where it is another one (DeepSeek-V4: fp4 in an fp8 model)
     activation        dtype the inputs of quantised matrices are quantised to (None: they stay in `dtype`)
     kept              modules that are not quantised; embedding, lm_head and router are named when kept
     """
 
     dtype: str = "bf16"
     quantised: str | None = None
+    experts: str | None = None
     activation: str | None = None
     kept: tuple[Kept, ...] = ()
 
