@@ -15,12 +15,18 @@ T = TypeVar("T")
 Mark = tuple[int, int]  # line and column, both from 1
 
 
+# Plain scalars are read by what they look like in YAML 1.2: `no`, `on`, `10:30` and `3.35e12` stay text.
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
+_TAG = "tag:yaml.org,2002:"
+
+
 class Document:
     """The plain value of a YAML file, and where in the file each part of it stands."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        self.marks: dict[str, Mark] = {}
+        self._marks: dict[str, Mark] = {}
         try:
             root = yaml.compose(text, yaml.CSafeLoader)
         except yaml.YAMLError as problem:
@@ -30,8 +36,18 @@ class Document:
             raise KvperfError(f"{path}{where}: not YAML: {reason}", "check indentation and quotes") from None
         if root is None:
             raise KvperfError(f"{path}: the file is empty", "see `kvperf gpus show h100` for a whole one")
-        self._constructor = yaml.CSafeLoader("")
-        self.value = self._construct(root, "$")
+        self._root = root
+        try:
+            self.value = self._plain(root)
+        except RecursionError:
+            raise KvperfError(f"{path}: an anchor contains itself", "write the part out") from None
+
+    @property
+    def marks(self) -> dict[str, Mark]:
+        """Line and column of every part, by path; `PATH (key)` is where a mapping's key stands."""
+        if not self._marks:  # only errors and checks ask
+            self._mark(self._root, "$")
+        return self._marks
 
     def at(self, path: str) -> str:
         """`FILE:LINE:COLUMN` of a part, `path` written as msgspec does (`$.memory.hbm`, `$.peaks[0]`)."""
@@ -40,29 +56,51 @@ class Document:
         line, column = self.marks.get(path, (1, 1))
         return f"{self.path}:{line}:{column}"
 
-    def _construct(self, node: yaml.Node, path: str) -> Any:
-        self.marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
+    def _plain(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
         if isinstance(node, yaml.SequenceNode):
-            return [self._construct(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
-        return self._constructor.construct_object(node)
-
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
+            return [self._plain(item) for item in node.value]
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
-            inner = f"{path}.{key}"
             if key in mapping:
-                line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
-                first = self.marks[f"{inner} (key)"][0]
+                first = next(k for k, _ in node.value if str(k.value) == key)
                 raise KvperfError(
-                    f"{self.path}:{line}:{column}: the key '{key}' stands twice",
-                    f"it is already on line {first}; delete one of them",
+                    f"{self._where(key_node)}: the key '{key}' stands twice",
+                    f"it is already on line {first.start_mark.line + 1}; delete one of them",
                 )
-            self.marks[f"{inner} (key)"] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            mapping[key] = self._construct(value_node, inner)
+            mapping[key] = self._plain(value_node)
         return mapping
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        text: str = node.value
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "int" and _INTEGER.fullmatch(text):
+            return int(text)
+        if kind == "float" and _DECIMAL.fullmatch(text):
+            return float(text)
+        if kind == "bool" and text in ("true", "false"):
+            return text == "true"
+        if kind == "null":
+            return None
+        if kind == node.tag:
+            raise KvperfError(f"{self._where(node)}: the tag {node.tag} is not known here", "delete the tag")
+        return text
+
+    def _where(self, node: yaml.Node) -> str:
+        return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    def _mark(self, node: yaml.Node, path: str) -> None:
+        self._marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        if isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                self._mark(item, f"{path}[{i}]")
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                inner = f"{path}.{key_node.value}"
+                self._marks[f"{inner} (key)"] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+                self._mark(value_node, inner)
 
 
 def read(path: Path) -> Document:
@@ -89,11 +127,17 @@ def _explained(document: Document, kind: type, text: str) -> KvperfError:
     unknown = re.search(r"unknown field `(.+?)`", reason)
     if unknown:
         key = unknown.group(1)
-        where = document.at(f"{path}.{key} (key)")
+        where = document.at(_named(document, f"{path}.{key} (key)"))
         close = nearest(key, _field_names(kind))
         return KvperfError(f"{where}: unknown key '{key}'", f"did you mean '{close}'?" if close else "delete it")
     reason, _, hint = reason.partition(" | hint: ")
     return KvperfError(f"{document.at(path)}: {path[2:] or 'file'}: {reason}", hint or "see docs/profiles.md")
+
+
+def _named(document: Document, path: str) -> str:
+    """msgspec writes `[...]` for the key of a dict; find the key that has the rest of the path below it."""
+    pattern = re.escape(path).replace(re.escape("[...]"), r"\.[^.\[\]]+")
+    return next((marked for marked in document.marks if re.fullmatch(pattern, marked)), path)
 
 
 def _field_names(kind: Any, seen: set[Any] | None = None) -> set[str]:
