@@ -1,0 +1,104 @@
+"""The work of a stage: FLOPs by unit, bytes by kind, kernels. Works add."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kvperf.arith import ceil_div, total
+from kvperf.dtypes import DType, operand
+
+# Rows of the matrix-unit tiles that padding is counted for: mma.sync and MFMA 16 and 32, wgmma and tcgen05 64 and 128.
+TILE_ROWS = (16, 32, 64, 128)
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a stage computes and moves, on one GPU.
+
+    matrix_by_operand  matrix FLOPs by the operand format of the product (one multiply-add is 2 FLOP)
+    padded_flops       the same FLOPs with the rows of each product padded to whole tiles, by tile rows
+    vector_flops       FLOPs outside matrix products (norms, softmax, activations, rotations)
+    exponentials       evaluations of exp;  conversions: elements converted to the operand format
+    *_bytes            HBM traffic at kernel boundaries, by kind
+    compulsory_bytes   what no implementation avoids: weights, cached KV, and the step's inputs and outputs, once each
+    link_bytes         bytes that leave for other GPUs;  host_bytes: bytes that leave for the host
+    """
+
+    matrix_by_operand: dict[str, Any] = {}
+    padded_flops: dict[int, Any] = {}
+    vector_flops: Any = 0
+    exponentials: Any = 0
+    conversions: Any = 0
+    weight_bytes: Any = 0
+    activation_read_bytes: Any = 0
+    activation_write_bytes: Any = 0
+    kv_read_bytes: Any = 0
+    kv_write_bytes: Any = 0
+    compulsory_bytes: Any = 0
+    link_bytes: Any = 0
+    host_bytes: Any = 0
+    kernels: Any = 0
+
+    @property
+    def matrix_flops(self) -> Any:
+        """Matrix FLOPs of all operand formats."""
+        return total(self.matrix_by_operand.values())
+
+    @property
+    def flops(self) -> Any:
+        """All FLOPs: matrix and vector. Exponentials are part of the vector FLOPs."""
+        return self.matrix_flops + self.vector_flops
+
+    @property
+    def activation_bytes(self) -> Any:
+        """Activations read and written."""
+        return self.activation_read_bytes + self.activation_write_bytes
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """All traffic at kernel boundaries."""
+        return self.weight_bytes + self.activation_bytes + self.kv_read_bytes + self.kv_write_bytes
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(_plus(mine, theirs) for mine, theirs in zip(_values(self), _values(other), strict=True)))
+
+    def times(self, count: Any) -> Work:
+        """The work of `count` layers alike."""
+        return Work(
+            *({k: v * count for k, v in f.items()} if isinstance(f, dict) else f * count for f in _values(self))
+        )
+
+
+FIELDS = Work.__struct_fields__
+
+
+def _values(work: Work) -> list[Any]:
+    return [getattr(work, name) for name in FIELDS]
+
+
+def _plus(mine: Any, theirs: Any) -> Any:
+    if not isinstance(mine, dict):
+        return mine + theirs
+    merged = dict(mine)
+    for key, value in theirs.items():
+        merged[key] = merged[key] + value if key in merged else value
+    return merged
+
+
+def padded_rows(flops: Any, rows: Any) -> dict[int, Any]:
+    """`flops` of products with `rows` rows each, the rows padded to whole tiles of each size."""
+    return {tile: flops * (ceil_div(rows, tile) * tile) / rows for tile in TILE_ROWS}
+
+
+def product(flops: Any, rows: Any, weight: DType, given: DType, elements: Any) -> dict[str, Any]:
+    """The matrix part of a Work: `rows` rows of `given` times `elements` stored elements of `weight`.
+
+    Stored elements that the matrix unit can't multiply as they are get converted first.
+    """
+    unit = operand(weight, given)
+    return {
+        "matrix_by_operand": {unit: flops},
+        "padded_flops": padded_rows(flops, rows),
+        "conversions": elements if weight.operand != unit else 0,
+    }
