@@ -1,7 +1,5 @@
 """What all GPUs of one compute capability share: limits of an SM and its rates per clock."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from kvperf.hardware.quantity import Bytes, Cycles

@@ -126,22 +126,24 @@ def _cache(key: str, cache: Cache) -> Level:
 
 
 def _cycles(readings: tuple[LatencyReading, ...]) -> Range | None:
-    """Lowest and highest, in cycles; a reading in nanoseconds counts where its clock is known."""
-    cycles = [
-        float(r.value) if r.value.unit == "cycles" else r.value * r.clock
-        for r in readings
-        if r.on is None and (r.value.unit == "cycles" or r.clock is not None)
-    ]
+    """Lowest and highest, in cycles; a reading in seconds counts where its clock is known."""
+    cycles: list[float] = []
+    for reading in readings:
+        if reading.on is None and reading.value.unit == "cycles":
+            cycles.append(float(reading.value))
+        elif reading.on is None and reading.clock:
+            cycles.append(reading.value * reading.clock)
     return _range(cycles)
 
 
 def _nanoseconds(readings: tuple[LatencyReading, ...]) -> Range | None:
     """Lowest and highest, in nanoseconds: cycles ÷ the clock of the same reading."""
-    times = [
-        (r.value if r.value.unit == "s" else r.value / r.clock) * 1e9
-        for r in readings
-        if r.on is None and (r.value.unit == "s" or r.clock is not None)
-    ]
+    times: list[float] = []
+    for reading in readings:
+        if reading.on is None and reading.value.unit == "s":
+            times.append(reading.value * 1e9)
+        elif reading.on is None and reading.clock:
+            times.append(reading.value / reading.clock * 1e9)
     return _range(times)
 
 

@@ -46,10 +46,11 @@ def profile_path(name: str) -> Path:
     path = folder / f"{wanted}.yaml"
     if wanted and path.is_file():
         return path
-    known = dict(_aliases(folder))
-    if wanted in known:
-        return known[wanted]
-    short = [alias for alias in known if alias.count("-") < 2]
+    for alias, path in _aliases(folder):
+        if alias == wanted:
+            return path
+    # The long names that nvidia-smi prints would win over the short ones people type.
+    short = [alias for alias, _ in _aliases(folder) if alias.count("-") < 2]
     raise unknown_name("GPU", name, [*gpu_names(), *short], "`kvperf gpus`")
 
 
@@ -77,32 +78,32 @@ def load_architecture(path: Path) -> Architecture:
 def check_sources(document: Document) -> None:
     """Every `source` must be a key of the file's own `sources`. Raises KvperfError."""
     known = document.value["sources"]
-    for path, key in _source_keys(document.value, "$"):
+    for path, key in source_keys(document.value, "$"):
         if key not in known:
             problem = unknown_name("source", key, known, "'sources' at the end of the file")
             raise KvperfError(f"{document.at(path)}: {problem.message}", problem.hint)
 
 
-def _source_keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Each key under a `source`, with where it stands."""
+def source_keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Each key under a `source` of a plain value, with where it stands."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "source":
                 yield from ((f"{path}.source[{i}]", name) for i, name in enumerate(inner))
             elif isinstance(inner, (dict, list)):
-                yield from _source_keys(inner, f"{path}.{key}")
+                yield from source_keys(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _source_keys(inner, f"{path}[{i}]")
+            yield from source_keys(inner, f"{path}[{i}]")
 
 
 def _aliases(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every alias of the shipped profiles, found in their text: parsing them all would take a tenth of a second."""
     for path in sorted(folder.glob("*.yaml")):
         matched = _ALIASES.search(path.read_text(encoding="utf-8"))
-        for alias in matched.group(1).split(",") if matched else ():
-            yield _folded(alias.strip().strip("\"'")), path
+        for alias in matched[1].split(",") if matched else ():
+            yield _folded(alias.strip(" \n\"'")), path
 
 
 def _folded(name: str) -> str:
-    return re.sub(r"[\s_]+", "-", name.strip().lower())
+    return "-".join(name.lower().replace("_", " ").split())

@@ -1,7 +1,5 @@
 """What one GPU's file says: `hardware/<name>.yaml`, key for key."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from kvperf.hardware.architecture import Path

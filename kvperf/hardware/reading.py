@@ -1,6 +1,8 @@
-"""One number of a profile with where it comes from."""
+"""One number of a profile with where it comes from.
 
-from __future__ import annotations
+The modules of a profile do without `from __future__ import annotations`: msgspec would have to compile every
+annotation when the first profile is decoded, which takes longer than reading it.
+"""
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
