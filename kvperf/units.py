@@ -28,7 +28,7 @@ EXAMPLES = {
     "cycles": "219 cycles",
 }
 
-_QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?) (\S+)")
+_QUANTITY = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?) (\S+)")
 
 
 def _scales(unit: str) -> dict[str, Decimal]:
@@ -104,6 +104,8 @@ def significant(value: float, digits: int = 3) -> str:
 def decimal(value: float, unit: str, digits: int = 3) -> str:
     """A rate, traffic or time with a decimal prefix: `decimal(3.35e12, "B/s") == "3.35 TB/s"`."""
     prefix, scale = prefix_for(value)
+    if unit == "s" and scale > 1:  # nobody writes kiloseconds
+        return f"{significant(value, digits)} s"
     shown = significant(value / scale, digits)
     if abs(float(shown)) >= 1000 and prefix != "P":  # 999.96 GB/s is printed as 1.00 TB/s
         prefix, scale = prefix_for(float(shown) * scale)
@@ -113,9 +115,10 @@ def decimal(value: float, unit: str, digits: int = 3) -> str:
 
 def binary(value: float, digits: int = 4) -> str:
     """A capacity with a binary prefix: `binary(52428800) == "50 MiB"`."""
-    for prefix in ("Ti", "Gi", "Mi", "Ki"):
-        scale = BINARY_PREFIXES[prefix]
-        if abs(value) >= scale:
-            whole = value / scale
-            return f"{whole:.0f} {prefix}B" if whole == int(whole) else f"{significant(whole, digits)} {prefix}B"
-    return f"{significant(value, digits)} B"
+    prefix, scale = "", 1
+    for larger in ("Ki", "Mi", "Gi", "Ti"):
+        # What would round up to 1024 of one prefix is 1 of the next.
+        if float(significant(abs(value) / scale, digits)) >= 1024:
+            prefix, scale = larger, BINARY_PREFIXES[larger]
+    whole = value / scale
+    return f"{whole:.0f} {prefix}B" if whole == int(whole) else f"{significant(whole, digits)} {prefix}B"

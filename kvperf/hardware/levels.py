@@ -11,12 +11,12 @@ from kvperf.hardware.profile import Cache, LatencyReading, Profile
 from kvperf.hardware.reading import Reading
 
 USES = {
-    "registers": "running maximum m, sum l and output O of each query; MMA fragments",
-    "shared": "K and V tiles in flight, shared by the warps of a block",
-    "l1": "loads that bypass shared memory; streamed K and V find no reuse here",
-    "l2": "K and V read by the query heads of one group; activations between kernels",
+    "registers": "m, l and O of each query; MMA fragments",
+    "shared": "K and V tiles in flight",
+    "l1": "loads that bypass shared memory; streamed K and V find no reuse",
+    "l2": "K and V shared by the query heads of a group; activations between kernels",
     "llc": "what the L2 slices share; activations between kernels",
-    "hbm": "the weights and the KV cache",
+    "hbm": "weights and KV cache",
 }
 Range = tuple[float, float]
 
