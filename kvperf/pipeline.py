@@ -19,7 +19,19 @@ from kvperf.model.architecture import (
     NoMixer,
 )
 from kvperf.stages import attention as attend
-from kvperf.stages import compressed, embedding, indexer, kv_update, latent, lm_head, mlp, moe, norm, projection, recurrent
+from kvperf.stages import (
+    compressed,
+    embedding,
+    indexer,
+    kv_update,
+    latent,
+    lm_head,
+    mlp,
+    moe,
+    norm,
+    projection,
+    recurrent,
+)
 from kvperf.stages import rope as rotary
 from kvperf.stages import sampling as sample
 from kvperf.work import Work

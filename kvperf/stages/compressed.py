@@ -172,7 +172,12 @@ def compressed_attention(shard: Shard, workload: Workload) -> Work:
     mixer = _compressed(shard)
     span, H, D, ratio = span_of(mixer), mixer.heads, mixer.head_dim, mixer.ratio
     top_k = mixer.indexer.top_k if mixer.indexer else None
-    T, Pw, Rw, Cw = workload.tokens, workload.visible_pairs(span), workload.read_tokens(span), workload.cached_tokens(span)
+    T, Pw, Rw, Cw = (
+        workload.tokens,
+        workload.visible_pairs(span),
+        workload.read_tokens(span),
+        workload.cached_tokens(span),
+    )
     Pc = workload.over_requests(lambda s, q: _pairs(s, ratio, top_k) - _pairs(s - q, ratio, top_k))
     Rc = workload.over_requests(lambda s, q: _selected(s, q, mixer))
     Cc = workload.over_requests(lambda s, q: _surely_cached(s, q, mixer))
@@ -292,7 +297,9 @@ def _selected(context: Any, new: Any, mixer: Compressed) -> Any:
     if mixer.indexer is None:
         return entries(context, mixer)
     top_k = mixer.indexer.top_k
-    return least(entries(context, mixer), _pairs(context, mixer.ratio, top_k) - _pairs(context - new, mixer.ratio, top_k))
+    return least(
+        entries(context, mixer), _pairs(context, mixer.ratio, top_k) - _pairs(context - new, mixer.ratio, top_k)
+    )
 
 
 def _surely_cached(context: Any, new: Any, mixer: Compressed) -> Any:

@@ -191,6 +191,15 @@ def expected_experts(ffn: Experts, tokens: Any) -> Any:
     return ffn.experts * (1 - power(1 - ffn.top_k / ffn.experts, tokens))
 
 
+def expert_bytes(shard: Shard) -> float:
+    """Stored bytes of one routed expert's matrices on this rank, scales and biases included."""
+    ffn, weight = _experts(shard), shard.formats.experts
+    inner, z = 2 if ffn.gated else 1, ffn.latent or shard.hidden_size
+    outputs = inner * ffn.intermediate + z
+    stored = weight.element_bytes * (inner + 1) * z * ffn.intermediate + weight.row_scale_bytes * outputs
+    return stored + shard.formats.base.element_bytes * int(ffn.expert_bias) * outputs
+
+
 def _experts(shard: Shard) -> Experts:
     assert isinstance(shard.ffn, Experts)
     return shard.ffn

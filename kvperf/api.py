@@ -1,0 +1,106 @@
+"""The Python API: the commands as functions, returning the records the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kvperf import inputs
+from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES
+from kvperf.errors import KvperfError
+from kvperf.hardware import load_gpu
+from kvperf.model import load_model
+from kvperf.workload import Fusion, Phase, Sampling, Workload
+
+if TYPE_CHECKING:
+    from kvperf.analysis import Analysis
+    from kvperf.hardware import Gpu
+    from kvperf.model.architecture import Model
+
+
+def analyze(
+    gpu: str | Path = inputs.DEFAULT_GPU,
+    model: str | Path | None = None,
+    *,
+    batch: int | None = None,
+    seq: int = inputs.DEFAULT_SEQ,
+    phase: Phase = "decode",
+    new_tokens: int | None = None,
+    contexts: Sequence[int] | None = None,
+    chunk_tokens: int | None = None,
+    chunk_cached: int = 0,
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    page_tokens: int = 16,
+    fusion: Fusion = "serving",
+    qkv_gemms: Literal[1, 3] = 1,
+    sampling: Sampling = "argmax",
+    tp: int = 1,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    head_dim: int = 128,
+    memory_fraction: float = MEMORY_FRACTION,
+    reserve_bytes: int = RESERVE_BYTES,
+) -> Analysis:
+    """Bound one generation step, stage by stage.
+
+    gpu, model    names, aliases or files; without a model it is llama-3.1-8b
+    batch         sequences (default 1);  seq: KV entries the last new token sees, itself included
+    contexts      one context for each sequence of a ragged batch, instead of batch and seq
+    heads         attention alone, without a model (with kv_heads and head_dim)
+
+    Returns the record `kvperf.analysis/1`, in SI base units. Raises KvperfError for bad input.
+    """
+    prepared = prepare(
+        gpu,
+        model,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        batch=batch,
+        seq=seq,
+        phase=phase,
+        new_tokens=new_tokens,
+        contexts=contexts,
+        chunk_tokens=chunk_tokens,
+        chunk_cached=chunk_cached,
+        weight_dtype=weight_dtype,
+        activation_dtype=activation_dtype,
+        kv_dtype=kv_dtype,
+        page_tokens=page_tokens,
+        fusion=fusion,
+        qkv_gemms=qkv_gemms,
+        sampling=sampling,
+    )
+    from kvperf.analysis import analyse
+
+    if not 0 < memory_fraction <= 1:
+        raise KvperfError(
+            f"--memory-fraction {memory_fraction} is no share of a GPU", "give a number up to 1, like 0.9"
+        )
+    if reserve_bytes < 0:
+        raise KvperfError(f"a reserve of {reserve_bytes} bytes is none", "give 0 or more")
+    return analyse(*prepared, tp=tp, memory_fraction=memory_fraction, reserve_bytes=reserve_bytes)
+
+
+def prepare(
+    gpu: str | Path,
+    model: str | Path | None,
+    *,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    head_dim: int = 128,
+    **step: object,
+) -> tuple[Gpu, Model, Workload]:
+    """Load the profile and the model, and make the workload. Raises KvperfError for bad input."""
+    if heads is None and kv_heads is not None:
+        raise KvperfError("--kv-heads without --heads", "give --heads for attention alone, or --model for a model")
+    if heads is not None and model is not None:
+        raise KvperfError("--heads and --model say two different things", "--heads is attention without a model")
+    loaded = load_gpu(str(gpu))
+    workload = inputs.step_workload(scope="step" if heads is None else "attention", **step)  # type: ignore[arg-type]
+    if heads is not None:
+        return loaded, inputs.attention_model(heads, kv_heads, head_dim), workload
+    return loaded, load_model(str(model or inputs.DEFAULT_MODEL)), workload

@@ -1,0 +1,177 @@
+"""What the step keeps in GPU memory, whether it fits, and the largest batch and context that would.
+
+Max batch = (capacity × fraction − weights − reserve) ÷ (KV and activations of a sequence). The reserve is
+for what no formula here sees: CUDA context, workspaces, captured graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from kvperf.arith import ceil_div, floor, most
+from kvperf.dtypes import DType, matrix_bytes
+from kvperf.layout import Layout, Shard
+from kvperf.model.architecture import Compressed, Experts, Latent, Model
+from kvperf.pipeline import StageWork
+from kvperf.stages.compressed import compressed_cache_bytes
+from kvperf.stages.kv_update import cached_bytes, cached_elements, span_of
+from kvperf.stages.moe import expected_experts, expert_bytes
+from kvperf.stages.recurrent import state_bytes
+from kvperf.workload import Requests, Workload, resident_tokens
+
+MEMORY_FRACTION = 0.90  # vLLM's long-standing default of gpu_memory_utilization (vllm/config/cache.py)
+RESERVE_BYTES = 3_758_096_384  # 3.5 GiB: ai-dynamo/aiconfigurator systems/*.yaml, memory that no formula sees
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Bytes on the busiest GPU, and what the rest of it would hold.
+
+    max_batch           sequences like this step's (their average, where they differ)
+    max_context_tokens  context of every sequence at this batch; None where the cache does not grow
+    """
+
+    resident_weight_bytes: Any
+    kv_cache_bytes: Any
+    kv_bytes_per_token: Any
+    activation_peak_bytes: Any
+    reserve_bytes: Any
+    capacity_bytes: int | None
+    usable_fraction: float
+    fits: bool | None
+    max_batch: Any
+    max_context_tokens: Any
+
+
+def memory(
+    model: Model,
+    layout: Layout,
+    workload: Workload,
+    stages: Sequence[StageWork],
+    capacity_bytes: int | None,
+    usable_fraction: float = MEMORY_FRACTION,
+    reserve_bytes: int = RESERVE_BYTES,
+) -> Memory:
+    """The memory of one rank in this step."""
+    weights = resident_weight_bytes(model, layout, workload, stages)
+    cache = kv_cache_bytes(layout, workload)
+    activations = activation_peak_bytes(workload, stages)
+    max_batch, max_context, fits = None, None, None
+    if capacity_bytes is not None:
+        left = capacity_bytes * usable_fraction - weights - reserve_bytes
+        a_sequence = (cache + activations) / workload.sequences
+        max_batch = most(floor(left / a_sequence), 0)
+        max_context = _longest_context(layout, workload, left, activations)
+        fits = cache + activations <= left
+    return Memory(
+        resident_weight_bytes=weights,
+        kv_cache_bytes=cache,
+        kv_bytes_per_token=kv_bytes_per_token(layout),
+        activation_peak_bytes=activations,
+        reserve_bytes=reserve_bytes,
+        capacity_bytes=capacity_bytes,
+        usable_fraction=usable_fraction,
+        fits=fits,
+        max_batch=None if max_batch is None else int(max_batch) if isinstance(max_batch, float) else max_batch,
+        max_context_tokens=max_context,
+    )
+
+
+def resident_weight_bytes(model: Model, layout: Layout, workload: Workload, stages: Sequence[StageWork]) -> Any:
+    """Every weight of the rank: what a step streams, the experts it does not touch, and the gathered tables."""
+    if workload.scope == "attention":
+        return 0
+    resident: Any = 0
+    for stage in stages:
+        resident = resident + stage.work.weight_bytes
+    for owned in layout.kinds:
+        ffn = owned.shard.ffn
+        if isinstance(ffn, Experts):
+            untouched = ffn.experts - expected_experts(ffn, workload.tokens)
+            resident = resident + owned.layers * untouched * expert_bytes(owned.shard)
+    ends = layout.ends
+    base = ends.formats.base.element_bytes
+    if not model.tied_embeddings:
+        resident = resident + matrix_bytes(ends.formats.embedding, ends.hidden_size, ends.vocab_size)
+    return resident + base * ((ends.learned_positions or 0) * ends.hidden_size + model.extra_parameters)
+
+
+def kv_cache_bytes(layout: Layout, workload: Workload) -> Any:
+    """KV pages and recurrent states of all sequences after the step, on one rank."""
+    total_bytes: Any = 0
+    for owned in layout.kinds:
+        total_bytes = total_bytes + owned.layers * workload.over_requests(
+            lambda context, new, shard=owned.shard: _sequence_bytes(shard, context, workload.page_tokens)
+        )
+    return total_bytes
+
+
+def kv_bytes_per_token(layout: Layout) -> Any:
+    """Bytes that one token adds to the caches of all layers, of windows too; states don't grow."""
+    added: Any = 0
+    for owned in layout.kinds:
+        mixer = owned.shard.mixer
+        each = _entry_bytes(owned.shard)
+        if isinstance(mixer, Compressed) and mixer.ratio:
+            each = each + compressed_cache_bytes(mixer, mixer.ratio, owned.shard.kv) / mixer.ratio
+        added = added + owned.layers * each
+    return added
+
+
+def activation_peak_bytes(workload: Workload, stages: Sequence[StageWork]) -> Any:
+    """Activations alive at once: the residual, and what the widest stage of one layer reads and writes."""
+    peak: Any = 0
+    for stage in stages:
+        for part in stage.parts:
+            residual = part.shard.activation.element_bytes * workload.tokens * part.shard.hidden_size
+            peak = most(peak, residual + part.work.activation_bytes / part.layers)
+    return peak
+
+
+def _sequence_bytes(shard: Shard, context: Any, page_tokens: int) -> Any:
+    """Cache of one sequence in one layer, whole pages."""
+    mixer = shard.mixer
+    held = ceil_div(resident_tokens(context, span_of(mixer)), page_tokens) * page_tokens
+    cache = held * _entry_bytes(shard)
+    if isinstance(mixer, Compressed):
+        cache = cache + compressed_cache_bytes(mixer, context, shard.kv)
+    return cache + state_bytes(mixer, shard.activation.element_bytes)
+
+
+def _entry_bytes(shard: Shard) -> Any:
+    """Cached bytes of one token in one layer, index key included."""
+    mixer = shard.mixer
+    entry = cached_bytes(mixer, shard.kv) * cached_elements(mixer)
+    return entry + _index_bytes(mixer, shard.kv) if isinstance(mixer, Latent) else entry
+
+
+def _index_bytes(mixer: Latent, kv: DType) -> Any:
+    if mixer.indexer is None:
+        return 0
+    stored = mixer.indexer.bytes_per_token
+    return mixer.indexer.head_dim * kv.element_bytes if stored is None else stored
+
+
+SEARCHED_TOKENS = 1 << 34
+
+
+def _longest_context(layout: Layout, workload: Workload, left: Any, activations: Any) -> int | None:
+    """The largest context of all sequences whose caches and activations take no more than `left` bytes."""
+    prefill = workload.phase == "prefill"
+    per_new_token = activations / workload.tokens
+
+    def needed(context: int) -> Any:
+        new = context if prefill else 1
+        requests = (Requests(workload.sequences, context, new),)
+        cache = kv_cache_bytes(layout, msgspec.structs.replace(workload, requests=requests))
+        return cache + (per_new_token * workload.sequences * context if prefill else activations)
+
+    if needed(SEARCHED_TOKENS) <= left:
+        return None
+    low, high = 0, SEARCHED_TOKENS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= left else (low, middle)
+    return low

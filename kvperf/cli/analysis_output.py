@@ -1,0 +1,77 @@
+"""Printing an analysis: the record in the asked-for format, its warnings on standard error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvperf.render import output as out
+
+if TYPE_CHECKING:
+    from kvperf.analysis import Analysis
+
+
+def analysis(record: Analysis, ceilings: bool, format: str, output: Path | None) -> None:
+    """Write the record to a file or standard output."""
+    for warning in record.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if format == "json":
+        out.write(out.json_text(record), output)
+        return
+    from kvperf.render import analysis as view
+
+    if format == "csv":
+        out.write(out.csv_text(view.csv_rows(record)), output)
+    elif format == "md":
+        out.write(_markdown(record, view, ceilings), output)
+    else:
+        _text(record, view, ceilings, output)
+
+
+def explanation(prepared: Any, stage: str, tp: int, format: str, output: Path | None) -> None:
+    """Write a stage's explanation: text, or JSON."""
+    from kvperf.errors import KvperfError
+    from kvperf.explanation import explain_stage
+
+    if format in ("csv", "md"):
+        raise KvperfError(f"--explain has no --format {format}", "it prints text (table) or json")
+    found = explain_stage(*prepared, stage, tp)
+    if format == "json":
+        out.write(out.json_text(found), output)
+        return
+    from kvperf.render.explain import explanation_text
+
+    out.write(explanation_text(found), output)
+
+
+def _tables(record: Analysis, view: Any, ceilings: bool) -> list[Any]:
+    tables = [view.stage_table(record)]
+    return [*tables, view.ceiling_table(record)] if ceilings else tables
+
+
+def _markdown(record: Analysis, view: Any, ceilings: bool) -> str:
+    from kvperf.render.table import markdown
+
+    tables = "\n".join(markdown(table) for table in _tables(record, view, ceilings))
+    notes = "".join(f"- {line}\n" for line in view.summary(record))
+    return f"**{view.headline(record)}**\n\n{view.precision(record)}\n\n{tables}\n{notes}"
+
+
+def _text(record: Analysis, view: Any, ceilings: bool, output: Path | None) -> None:
+    from kvperf.render import table
+
+    head = f"{view.headline(record)}\n{view.precision(record)}\n\n"
+    foot = "".join(f"{line}\n" for line in view.summary(record))
+    if output is None and table.is_terminal():
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        console.print(head, end="", markup=False)
+        for drawn in _tables(record, view, ceilings):
+            table.on_terminal(drawn, console)
+            console.print()
+        console.print(foot, end="", markup=False)
+        return
+    body = "\n".join(table.plain(drawn) for drawn in _tables(record, view, ceilings))
+    out.write(f"{head}{body}\n{foot}", output)

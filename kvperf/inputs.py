@@ -1,0 +1,186 @@
+"""From what a user says about a step to its workload: every mistake is caught here, before any formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from kvperf.dtypes import dtype
+from kvperf.errors import KvperfError, unknown_name
+from kvperf.model.architecture import GroupedQuery, Layer, Model, NoFfn, Run
+from kvperf.workload import Fusion, Phase, Requests, Sampling, Workload
+
+DEFAULT_GPU = "h100"
+DEFAULT_MODEL = "llama-3.1-8b"
+DEFAULT_SEQ = 4096
+
+
+def step_workload(
+    *,
+    phase: Phase = "decode",
+    batch: int | None = None,
+    seq: int = DEFAULT_SEQ,
+    new_tokens: int | None = None,
+    contexts: Sequence[int] | None = None,
+    chunk_tokens: int | None = None,
+    chunk_cached: int = 0,
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    kv_dtype: str | None = None,
+    page_tokens: int = 16,
+    fusion: Fusion = "serving",
+    qkv_gemms: Literal[1, 3] = 1,
+    sampling: Sampling = "argmax",
+    scope: Literal["step", "attention"] = "step",
+) -> Workload:
+    """The workload of one step. Raises KvperfError for what no step can be."""
+    for name, value, known in (
+        ("phase", phase, get_args(Phase)),
+        ("fusion", fusion, get_args(Fusion)),
+        ("sampling", sampling, get_args(Sampling)),
+    ):
+        if value not in known:
+            raise unknown_name(name, value, known, f"one of {', '.join(known)};")
+    for name in (weight_dtype, activation_dtype, kv_dtype):
+        if name is not None:
+            dtype(name)
+    if page_tokens < 1:
+        raise KvperfError(f"--page-tokens {page_tokens} is not a page size", "give 1 or more; engines use 16 to 128")
+    if qkv_gemms not in (1, 3):
+        raise KvperfError(
+            f"--qkv-gemms {qkv_gemms} is neither 1 nor 3", "1 is one fused product, 3 is Q, K and V apart"
+        )
+    phase = _phase(phase, seq, new_tokens, chunk_tokens)
+    return Workload(
+        phase=phase,
+        requests=_requests(phase, batch, seq, new_tokens, contexts, chunk_tokens, chunk_cached),
+        weight_dtype=weight_dtype,
+        activation_dtype=activation_dtype,
+        kv_dtype=kv_dtype,
+        page_tokens=page_tokens,
+        fusion=fusion,
+        qkv_gemms=qkv_gemms,
+        sampling=sampling,
+        logits="all" if phase == "verify" else "last",
+        scope=scope,
+    )
+
+
+def attention_model(heads: int, kv_heads: int | None, head_dim: int) -> Model:
+    """One attention layer without a model around it."""
+    kv_heads = heads if kv_heads is None else kv_heads
+    for option, value in (("--heads", heads), ("--kv-heads", kv_heads), ("--head-dim", head_dim)):
+        if value < 1:
+            raise KvperfError(f"{option} {value} is not a size", "give 1 or more")
+    if heads % kv_heads:
+        raise KvperfError(f"{heads} query heads cannot share {kv_heads} KV heads", "--kv-heads must divide --heads")
+    return Model(
+        schema_version="kvperf.model/1",
+        name="attention",
+        source=("--heads, --kv-heads, --head-dim",),
+        hidden_size=heads * head_dim,
+        vocab_size=1,
+        max_context_tokens=1 << 40,
+        tied_embeddings=True,
+        mixers={"attention": GroupedQuery(heads=heads, kv_heads=kv_heads, head_dim=head_dim)},
+        ffns={"none": NoFfn()},
+        layers=(Run(1, (Layer("attention", "none", 0),)),),
+    )
+
+
+def read_contexts(text: str) -> list[int]:
+    """`1024,4096,131072`, or the path of a file with such numbers, one context for each sequence."""
+    path = Path(text)
+    if not text.replace(",", "").replace(" ", "").isdigit():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            reason = getattr(problem, "strerror", None) or "it is not text"
+            raise KvperfError(
+                f"--contexts {path}: {reason}", "give numbers like 1024,4096 or the path of a file with them"
+            ) from None
+    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    bad = next((word for word in words if not word.isdigit()), None)
+    if bad is not None or not words:
+        raise KvperfError(
+            f"--contexts: '{bad}' is not a number of tokens" if bad else f"--contexts {path}: no numbers in it",
+            "write whole numbers separated by commas or lines",
+        )
+    return [int(word) for word in words]
+
+
+def _phase(phase: Phase, seq: int, new_tokens: int | None, chunk_tokens: int | None) -> Phase:
+    """The phase that the options describe: a chunk beside decode is mixed, part of a prompt is a chunk."""
+    if chunk_tokens is not None:
+        if phase not in ("decode", "mixed"):
+            raise KvperfError(
+                f"--chunk-tokens does not go with --phase {phase}", "it adds a prefill chunk to a decode batch"
+            )
+        return "mixed"
+    if phase == "mixed":
+        raise KvperfError(
+            "--phase mixed needs --chunk-tokens", "say how many prompt tokens run beside the decode batch"
+        )
+    if phase == "prefill" and new_tokens is not None and new_tokens < seq:
+        return "chunk"
+    if phase in ("chunk", "verify") and new_tokens is None:
+        raise KvperfError(
+            f"--phase {phase} needs --new-tokens",
+            "say how many tokens of each sequence enter this step"
+            if phase == "chunk"
+            else "give speculated tokens + 1",
+        )
+    if phase == "decode" and new_tokens not in (None, 1):
+        raise KvperfError(
+            f"a decode step has one new token a sequence, not {new_tokens}",
+            "--phase verify checks several speculated tokens, --phase chunk continues a prompt",
+        )
+    return phase
+
+
+def _requests(
+    phase: Phase,
+    batch: int | None,
+    seq: int,
+    new_tokens: int | None,
+    contexts: Sequence[int] | None,
+    chunk_tokens: int | None,
+    chunk_cached: int,
+) -> tuple[Requests, ...]:
+    if contexts is not None and batch not in (None, len(contexts)):
+        raise KvperfError(
+            f"--batch {batch} but {len(contexts)} contexts", "leave --batch out: --contexts has one entry a sequence"
+        )
+    sizes = list(contexts) if contexts is not None else [seq]
+    count = 1 if contexts is not None else 1 if batch is None else batch
+    if count < 1:
+        raise KvperfError(f"--batch {count} is not a number of sequences", "give 1 or more")
+    counted: dict[int, int] = {}
+    for size in sizes:
+        counted[size] = counted.get(size, 0) + count
+    requests = [_request(number, size, _new(phase, size, new_tokens)) for size, number in counted.items()]
+    if phase == "mixed":
+        assert chunk_tokens is not None
+        if chunk_cached < 0:
+            raise KvperfError(f"--chunk-cached {chunk_cached} is not a number of tokens", "give 0 or more")
+        requests.append(_request(1, chunk_cached + chunk_tokens, chunk_tokens))
+    return tuple(requests)
+
+
+def _new(phase: Phase, context: int, new_tokens: int | None) -> int:
+    if phase in ("prefill", "chunk"):
+        return context if new_tokens is None else new_tokens
+    return new_tokens if phase == "verify" and new_tokens is not None else 1
+
+
+def _request(count: int, context: int, new: int) -> Requests:
+    if context < 1:
+        raise KvperfError(f"a context of {context} tokens is none", "--seq counts the new token: give 1 or more")
+    if new < 1:
+        raise KvperfError(f"{new} new tokens are no step", "give 1 or more")
+    if new > context:
+        raise KvperfError(
+            f"{new} new tokens don't fit a context of {context}", "--seq counts the new tokens too: give it larger"
+        )
+    return Requests(count, context, new)
