@@ -164,6 +164,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
 def _counts(measured: Measured, experiments: tuple[str, ...], formats: set[str] | None) -> bool:
     mine = measured.what in experiments and measured.on is None
+    mine = mine and measured.accumulator in (None, *peaks.WIDE_ACCUMULATORS)
     return mine and (formats is None or measured.dtype in formats)
 
 

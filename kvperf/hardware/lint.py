@@ -111,7 +111,9 @@ def _roof(measured: Measured, profile: Profile) -> float | None:
     if link is not None:
         return float(link.per_direction.value)
     on_vectors = measured.what == "vector"
-    listed = [p for p in profile.peaks if p.dtype == measured.dtype and (p.path in VECTOR_PATHS) == on_vectors]
+    accumulators = (measured.accumulator,) if measured.accumulator else peaks.WIDE_ACCUMULATORS
+    units = [p for p in profile.peaks if p.dtype == measured.dtype and p.accumulator in accumulators]
+    listed = [p for p in units if (p.path in VECTOR_PATHS) == on_vectors]
     same_path = [p for p in listed if measured.path in (None, p.path)]
     if not same_path:
         return None

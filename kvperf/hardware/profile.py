@@ -134,10 +134,11 @@ class Launch(Strict, frozen=True):
 class Measured(Strict, frozen=True):
     """A throughput that somebody reached.
 
-    what   the experiment
-    dtype  operand format of a FLOP/s reading
-    clock  the SM clock of the run, where it was recorded
-    on     the sister card it was read on, where it is not this one
+    what         the experiment
+    dtype        operand format of a FLOP/s reading
+    accumulator  where it is narrower than fp32
+    clock        the SM clock of the run, where it was recorded
+    on           the sister card it was read on, where it is not this one
     """
 
     what: Literal[
@@ -161,6 +162,7 @@ class Measured(Strict, frozen=True):
     kind: Literal["measured"]
     source: Keys
     dtype: DType | None = None
+    accumulator: Accumulator | None = None
     path: Path | None = None
     clock: Hertz | None = None
     on: str | None = None
