@@ -1,0 +1,86 @@
+"""`kvperf models`: list, show and import models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvperf.cli.options import Format, Output
+from kvperf.errors import KvperfError
+from kvperf.model import load_model, model_names
+from kvperf.render.output import csv_text, json_text, write
+from kvperf.render.table import Table, markdown, plain
+
+app = typer.Typer(
+    name="models",
+    help="List, show and import models.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, format: Format = "table", output: Output = None) -> None:
+    """List the shipped models; `show NAME` prints one, `import PATH` translates a config.json."""
+    if context.invoked_subcommand is not None:
+        return
+    from kvperf.render.models import list_table, summary
+
+    rows = [summary(load_model(name)) for name in model_names()]
+    if format == "json":
+        text = json_text({"schema": "kvperf.models/1", "models": rows})
+    elif format == "csv":
+        text = csv_text(rows)
+    else:
+        text = _drawn(list_table(rows), format)
+    write(text, output)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, hub id or path.", show_default=False)],
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Show one model: shape, parameters by module, published counts, sources."""
+    from kvperf.model.parameters import parameters
+    from kvperf.render.models import module_rows, module_table, published_lines, record, shape_table
+
+    model = load_model(name)
+    if format == "json":
+        text = json_text(record(model))
+    elif format == "csv":
+        text = csv_text(module_rows(model))
+    else:
+        notes = published_lines(model, parameters(model))
+        listed = "".join(f"- {line.strip()}\n" if format == "md" else f"{_wrapped(line)}\n" for line in notes)
+        text = "\n".join([_drawn(shape_table(model), format), _drawn(module_table(model), format), listed])
+    write(text, output)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A config.json, its directory, or a hub id.", show_default=False)
+    ],
+    output: Output = None,
+) -> None:
+    """Translate a Hugging Face config.json into the YAML of a model."""
+    from kvperf.render.model_yaml import yaml_text
+
+    if Path(path).suffix in (".yaml", ".yml"):
+        raise KvperfError(f"{path} is a model already", "give a config.json, a directory that holds one, or a hub id")
+    write(yaml_text(load_model(path)), output)
+
+
+def _drawn(table: Table, format: str) -> str:
+    return markdown(table) if format == "md" else plain(table)
+
+
+def _wrapped(line: str) -> str:
+    import textwrap
+
+    return textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
