@@ -5,7 +5,7 @@ from typing import Literal
 from kvperf.hardware.quantity import Bytes, Cycles
 from kvperf.hardware.reading import Keys, Kind, Reading, Source, Strict
 
-Path = Literal["cuda_core", "dp4a", "mma.sync", "wgmma", "tcgen05", "vector_alu", "mfma"]
+ComputePath = Literal["cuda_core", "dp4a", "mma.sync", "wgmma", "tcgen05", "vector_alu", "mfma"]
 VECTOR_PATHS = ("cuda_core", "dp4a", "vector_alu")
 
 
@@ -76,7 +76,7 @@ class Rate(Strict, frozen=True):
 
     dtype: str
     accumulator: str
-    path: Path
+    path: ComputePath
     value: float
     kind: Kind
     source: Keys
@@ -91,7 +91,7 @@ class Rate(Strict, frozen=True):
 class Mma(Strict, frozen=True):
     """The matrix instructions of one path. rows: M of the smallest fp16/bf16 tile (query rows are padded to it)."""
 
-    path: Path
+    path: ComputePath
     shapes: tuple[str, ...]
     source: Keys
     rows: int | None = None

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from kvperf.hardware.architecture import Path
+from kvperf.hardware.architecture import ComputePath
 from kvperf.hardware.quantity import (
     Bits,
     Bytes,
@@ -16,7 +16,7 @@ from kvperf.hardware.quantity import (
 )
 from kvperf.hardware.reading import Keys, Kind, Reading, Source, Strict, positive
 
-DType = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp6", "int8", "int4", "fp4"]
+Operand = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp6", "int8", "int4", "fp4"]
 Accumulator = Literal["fp64", "fp32", "fp16", "bf16", "int32"]
 
 
@@ -34,9 +34,9 @@ class StatedPeak(Strict, frozen=True):
     stated_reason  why it may differ from SMs × clock × FLOP/clock/SM by more than 2 %
     """
 
-    dtype: DType
+    dtype: Operand
     accumulator: Accumulator
-    path: Path
+    path: ComputePath
     value: FlopsPerSecond
     kind: Kind
     source: Keys
@@ -161,9 +161,9 @@ class Measured(Strict, frozen=True):
     value: Throughput
     kind: Literal["measured"]
     source: Keys
-    dtype: DType | None = None
+    dtype: Operand | None = None
     accumulator: Accumulator | None = None
-    path: Path | None = None
+    path: ComputePath | None = None
     clock: Hertz | None = None
     on: str | None = None
     note: str | None = None

@@ -35,7 +35,7 @@ SOURCES = "\nsources:\n"
         ("h100-sxm", "value: 989.4 TFLOP/s", "value: 1010 TFLOP/s", "is 2.1% above"),
         ("h100-sxm", "bandwidth: {value: 3.35 TB/s", "bandwidth: {value: 3.7 TB/s", "is not bus × clock × pumps"),
         ("h100-sxm", "pumps: {value: 2", "pumps: {value: 4", "is not bus × clock × pumps"),
-        ("h100-sxm", "visible: {value: 85899345920 B", "visible: {value: 96 GiB", "more memory than the card has"),
+        ("h100-sxm", "visible: {value: 84942979072 B", "visible: {value: 96 GiB", "more memory than the card has"),
         ("h100-sxm", "near_capacity: {value: 25 MiB", "near_capacity: {value: 60 MiB", "larger than the L2"),
         (
             "h100-sxm",

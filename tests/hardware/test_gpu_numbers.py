@@ -127,7 +127,7 @@ def test_tile_rows(name: str, rows: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "capacity"),
-    [("h100", 85_899_345_920), ("h200", 143_771 << 20), ("b200", 193_273_528_320), ("t4", 16 << 30)],
+    [("h100", 84_942_979_072), ("h200", 143_771 << 20), ("b200", 191_514_411_008), ("t4", 16 << 30)],
 )
 def test_capacity_is_what_the_driver_shows_where_known(name: str, capacity: int) -> None:
     assert load_gpu(name).hbm_capacity_bytes == capacity

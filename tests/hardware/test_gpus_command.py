@@ -29,7 +29,7 @@ def test_list_fits_80_columns_and_names_every_gpu(capsys: pytest.CaptureFixture[
     assert max(len(line) for line in lines) <= 80
     assert [line.split()[0] for line in lines[3:]] == gpu_names()
     h100 = next(line for line in lines if line.startswith("h100-sxm"))
-    assert h100.split() == ["h100-sxm", "sm_90", "132", "80.0", "3.35", "989", "295", "50"]
+    assert h100.split() == ["h100-sxm", "sm_90", "132", "79.1", "3.35", "989", "295", "50"]
     b100 = next(line for line in lines if line.startswith("b100"))
     assert b100.split()[2] == b100.split()[-1] == "unknown"
 
