@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from kvperf import __version__
-from kvperf.bound import Resources, achievable_s, resources, step_resources
+from kvperf.bound import Resources, achievable_s, resources, ridge_flops_per_byte
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory, memory
 from kvperf.ceilings import Ceilings, ceilings, mma_utilisation
 from kvperf.layout import Layout, one_rank
@@ -242,8 +242,8 @@ def _stage(stage: StageWork, busy: Resources, gpu: Gpu, serial_bound_s: float) -
 
 
 def _step(stages: tuple[StageWork, ...], busy: list[Resources], gpu: Gpu, workload: Workload) -> StepFigures:
-    together = step_resources(busy)
     work = total_work(tuple(stage.work for stage in stages))
+    together = resources(work, gpu)
     serial = 0.0
     for stage in busy:
         serial = serial + stage.longest_s
@@ -273,7 +273,7 @@ def _gpu_facts(gpu: Gpu, work: Work) -> GpuFacts:
         l2_bytes_per_s=gpu.l2_bytes_per_s,
         link_bytes_per_s=gpu.link_bytes_per_s,
         measured_hbm_bytes_per_s=gpu.measured_hbm_bytes_per_s,
-        ridge_flops_per_byte=used[main].flops_per_s / gpu.hbm_bytes_per_s if main else None,
+        ridge_flops_per_byte=ridge_flops_per_byte(used[main].flops_per_s, gpu.hbm_bytes_per_s) if main else None,
         mma_tile_rows=gpu.mma_rows,
     )
 

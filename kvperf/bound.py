@@ -9,7 +9,6 @@ doi:10.1145/1498765.1498785), in its time-based form (Wang et al. 2020, arXiv:20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,7 +41,7 @@ class Resources(msgspec.Struct, frozen=True):
 
 
 def resources(work: Work, gpu: Gpu) -> Resources:
-    """Seconds of each resource at the peaks of the GPU's profile."""
+    """Seconds of each resource at the peaks of the GPU's profile: of a stage, or of a step's total work."""
     return Resources(
         tensor_s=total(flops / gpu.peak(unit).flops_per_s for unit, flops in work.matrix_by_operand.items()) + 0.0,
         hbm_s=work.compulsory_bytes / gpu.hbm_bytes_per_s,
@@ -61,13 +60,9 @@ def _link_s(work: Work, gpu: Gpu) -> Any:
     return seconds
 
 
-def step_resources(stages: Sequence[Resources]) -> Resources:
-    """Each resource summed over the stages."""
-    return Resources(
-        total(stage.tensor_s for stage in stages),
-        total(stage.hbm_s for stage in stages),
-        total(stage.link_s for stage in stages),
-    )
+def ridge_flops_per_byte(flops_per_s: float, bytes_per_s: float) -> float:
+    """The arithmetic intensity at which a kernel stops being bound by memory: peak FLOP/s over peak byte/s."""
+    return flops_per_s / bytes_per_s
 
 
 def achievable_s(work: Work, gpu: Gpu) -> Any:

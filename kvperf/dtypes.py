@@ -72,7 +72,7 @@ WIDER = {
 def dtype(name: str) -> DType:
     """The format called `name`. Raises KvperfError with the nearest name."""
     if name not in DTYPES:
-        raise unknown_name("number format", name, DTYPES, f"one of {', '.join(DTYPES)};")
+        raise unknown_name("number format", name, DTYPES)
     return DTYPES[name]
 
 

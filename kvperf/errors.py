@@ -25,11 +25,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_folded[close[0]] if close else None
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], listing: str) -> KvperfError:
+def unknown_name(kind: str, name: str, known: Iterable[str], listing: str | None = None) -> KvperfError:
     """The error for a `kind` (GPU, model, stage …) called `name` that nobody knows.
 
-    `listing` is the command that prints the known names.
+    `listing` is the command that prints the known names; without one the hint prints them itself.
     """
+    known = list(known)
     close = nearest(name, known)
     hint = f"did you mean '{close}'? " if close else ""
-    return KvperfError(f"unknown {kind} '{name}'", f"{hint}{listing} lists what there is")
+    hint += f"{listing} lists what there is" if listing else f"known: {', '.join(known)}"
+    return KvperfError(f"unknown {kind} '{name}'", hint)

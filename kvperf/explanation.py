@@ -52,13 +52,17 @@ def explain_stage(gpu: Gpu, model: Model, workload: Workload, name: str, tp: int
     stages = {stage.name: stage for stage in pipeline(one_rank(model, workload, tp), workload)}
     name = name.lower().replace("-", "_")
     if name not in stages:
-        raise unknown_name("stage of this step", name, stages, "`kvperf analyze` without --explain")
+        raise unknown_name("stage of this step", name, stages)
     stage = stages[name]
-    parts = tuple(
-        ExplainedPart(part.layers, explain(part.formula, part.shard, workload), _divided(part, gpu, workload))
-        for part in stage.parts
-    )
-    return ExplainedStage(name, gpu.name, parts, resources(stage.work, gpu).longest_s)
+    parts: list[ExplainedPart] = []
+    for part in stage.parts:
+        found = ExplainedPart(part.layers, explain(part.formula, part.shard, workload), _divided(part, gpu, workload))
+        same = next((i for i, p in enumerate(parts) if p.explanation == found.explanation), None)
+        if same is None:
+            parts.append(found)
+        else:  # kinds of layers that differ elsewhere only
+            parts[same] = msgspec.structs.replace(found, layers=parts[same].layers + part.layers)
+    return ExplainedStage(name, gpu.name, tuple(parts), resources(stage.work, gpu).longest_s)
 
 
 def _divided(part: Any, gpu: Gpu, workload: Workload) -> tuple[Divided, ...]:

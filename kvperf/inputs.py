@@ -41,7 +41,7 @@ def step_workload(
         ("sampling", sampling, get_args(Sampling)),
     ):
         if value not in known:
-            raise unknown_name(name, value, known, f"one of {', '.join(known)};")
+            raise unknown_name(name, value, known)
     for name in (weight_dtype, activation_dtype, kv_dtype):
         if name is not None:
             dtype(name)
@@ -92,7 +92,7 @@ def attention_model(heads: int, kv_heads: int | None, head_dim: int) -> Model:
 def read_contexts(text: str) -> list[int]:
     """`1024,4096,131072`, or the path of a file with such numbers, one context for each sequence."""
     path = Path(text)
-    if not text.replace(",", "").replace(" ", "").isdigit():
+    if "," not in text and not text.isdigit():
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as problem:
@@ -104,7 +104,7 @@ def read_contexts(text: str) -> list[int]:
     bad = next((word for word in words if not word.isdigit()), None)
     if bad is not None or not words:
         raise KvperfError(
-            f"--contexts: '{bad}' is not a number of tokens" if bad else f"--contexts {path}: no numbers in it",
+            f"--contexts: '{bad}' is not a whole number of tokens" if bad else f"--contexts {path}: no numbers in it",
             "write whole numbers separated by commas or lines",
         )
     return [int(word) for word in words]

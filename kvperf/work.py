@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from kvperf.arith import ceil_div, total
-from kvperf.dtypes import DType, operand
 
-# Rows of the matrix-unit tiles that padding is counted for: mma.sync and MFMA 16 and 32, wgmma and tcgen05 64 and 128.
-TILE_ROWS = (16, 32, 64, 128)
+# Rows of the matrix-unit tiles that padding is counted for: 8 on Volta, 16 and 32 for mma.sync and MFMA,
+# 64 and 128 for wgmma and tcgen05.
+TILE_ROWS = (8, 16, 32, 64, 128)
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -89,16 +89,3 @@ def _plus(mine: Any, theirs: Any) -> Any:
 def padded_rows(flops: Any, rows: Any) -> dict[int, Any]:
     """`flops` of products with `rows` rows each, the rows padded to whole tiles of each size."""
     return {tile: flops * (ceil_div(rows, tile) * tile) / rows for tile in TILE_ROWS}
-
-
-def product(flops: Any, rows: Any, weight: DType, given: DType, elements: Any) -> dict[str, Any]:
-    """The matrix part of a Work: `rows` rows of `given` times `elements` stored elements of `weight`.
-
-    Stored elements that the matrix unit can't multiply as they are get converted first.
-    """
-    unit = operand(weight, given)
-    return {
-        "matrix_by_operand": {unit: flops},
-        "padded_flops": padded_rows(flops, rows),
-        "conversions": elements if weight.operand != unit else 0,
-    }

@@ -39,9 +39,8 @@ def precision(record: Analysis) -> str:
 def stage_table(record: Analysis) -> Table:
     """The bound, stage by stage; one prefix a column."""
     rows = (*record.stages, record.step)
-    flop = _fine_prefix(record.step.flops)
-    size = _fine_prefix(record.step.hbm_bytes)
-    time = _fine_prefix(record.step.serial_bound_s)
+    prefix = _fine_prefix if len(record.stages) > 1 else prefix_for
+    flop, size, time = prefix(record.step.flops), prefix(record.step.hbm_bytes), prefix(record.step.serial_bound_s)
     headers = (
         "stage",
         "kernels",
@@ -89,9 +88,9 @@ def ceiling_table(record: Analysis) -> Table:
 def summary(record: Analysis) -> list[str]:
     """The lines below the table."""
     step, gpu = record.step, record.gpu
+    rate = "" if record.attention else f"; {significant(step.tokens_per_s_bound, 4)} tokens/s at most"
     lines = [
-        f"bound {decimal(step.bound_s, 's', 4)} ({step.bound_by}): no kernels at this precision are faster; "
-        f"{significant(step.tokens_per_s_bound, 4)} tokens/s at most",
+        f"bound {decimal(step.bound_s, 's', 4)} ({step.bound_by}): no kernels at this precision are faster{rate}",
         f"stages one after another {decimal(step.serial_bound_s, 's', 4)}; "
         f"tensor {decimal(step.resources.tensor_s, 's')}, hbm {decimal(step.resources.hbm_s, 's')}, "
         f"link {decimal(step.resources.link_s, 's')}",
@@ -133,7 +132,7 @@ def _flat(row: StageFigures | StepFigures) -> dict[str, Any]:
 
 
 def _fine_prefix(largest: float) -> tuple[str, float]:
-    """The prefix that leaves a hundredth of the largest number at least one digit before the point."""
+    """The prefix that leaves a hundredth of a step's total at least one digit before the point."""
     return prefix_for(largest / 100)
 
 

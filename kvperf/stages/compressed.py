@@ -10,7 +10,8 @@ from kvperf.layout import Shard
 from kvperf.model.architecture import Compressed
 from kvperf.stages.boundary import boundary_bytes, input_bytes
 from kvperf.stages.kv_update import cached_bytes, span_of
-from kvperf.work import TILE_ROWS, Work, padded_rows, product
+from kvperf.stages.product import product
+from kvperf.work import TILE_ROWS, Work, padded_rows
 from kvperf.workload import Workload
 
 
@@ -19,6 +20,7 @@ def compressed_kv_down(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*d*n
     vector_flops           = 4*T*D
+    conversions            = converted*elements
     weight_bytes           = w*d*n + s*n + b*(D + H)
     activation_read_bytes  = x*T*d
     activation_write_bytes = a*T*n
@@ -85,6 +87,7 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*elements + 2*heads*Di*Pi
     vector_flops           = 2*heads*Pi
+    conversions            = converted*elements
     weight_bytes           = w*elements + s*outputs + b*pool
     activation_read_bytes  = x*T*(rank + 2*d) + f*Pi
     activation_write_bytes = a*T*outputs + f*Pi + z*T*top_k
@@ -127,6 +130,7 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
     f = z = 0 if workload.fusion == "megakernel" else 4
     launches = workload.launches(serving=5)
     unit = operand(weight, shard.input_format("indexer"))
+    converted = int(weight.operand != unit)
     matrix = {unit: 2 * T * elements}
     matrix[shard.kv.operand] = matrix.get(shard.kv.operand, 0) + 2 * heads * Di * Pi
     whole, scored = padded_rows(2 * T * elements, T), padded_rows(2 * heads * Di * Pi, heads)
@@ -134,7 +138,7 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
         matrix_by_operand=matrix,
         padded_flops={tile: whole[tile] + scored[tile] for tile in TILE_ROWS},
         vector_flops=2 * heads * Pi,
-        conversions=elements if weight.operand != unit else 0,
+        conversions=converted * elements,
         weight_bytes=w * elements + s * outputs + b * pool,
         activation_read_bytes=x * T * (rank + 2 * d) + f * Pi,
         activation_write_bytes=a * T * outputs + f * Pi + z * T * top_k,
@@ -205,6 +209,7 @@ def hyper_connection(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*2*T*streams*d*mixing
     vector_flops           = 2*2*T*streams*streams*d
+    conversions            = converted*elements
     weight_bytes           = b*2*(streams*d*mixing + mixing + 3)
     activation_read_bytes  = 2*a*T*(2*streams + 1)*d
     activation_write_bytes = 2*a*T*(streams + 1)*d
@@ -237,6 +242,7 @@ def hyper_head(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*streams*streams*d
     vector_flops           = 2*T*streams*d
+    conversions            = converted*elements
     weight_bytes           = b*(streams*streams*d + streams + 1)
     activation_read_bytes  = a*T*streams*d
     activation_write_bytes = a*T*d

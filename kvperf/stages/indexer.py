@@ -15,6 +15,7 @@ def indexer(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*elements + 2*heads*D*P
     vector_flops           = 2*heads*P
+    conversions            = converted*elements
     weight_bytes           = w*elements + s*(heads*D + D) + b*2*D
     activation_read_bytes  = x*T*(q_rank + 2*d) + f*P
     activation_write_bytes = a*T*(heads*D + D + heads) + f*P + z*T*top_k
@@ -49,6 +50,7 @@ def indexer(shard: Shard, workload: Workload) -> Work:
     launches = workload.launches(serving=5)
     projections, scores = 2 * T * elements, 2 * heads * D * P
     unit = operand(weight, shard.input_format("indexer"))
+    converted = int(weight.operand != unit)
     matrix = {unit: projections}
     matrix[stored.operand] = matrix.get(stored.operand, 0) + scores
     rows = padded_rows(projections, T)
@@ -58,7 +60,7 @@ def indexer(shard: Shard, workload: Workload) -> Work:
             tile: rows[tile] + 2 * heads * D * workload.padded_pairs(group=heads, rows=tile) for tile in TILE_ROWS
         },
         vector_flops=2 * heads * P,
-        conversions=elements if weight.operand != unit else 0,
+        conversions=converted * elements,
         weight_bytes=w * elements + s * (heads * D + D) + b * 2 * D,
         activation_read_bytes=x * T * (q_rank + 2 * d) + f * P,
         activation_write_bytes=a * T * (heads * D + D + heads) + f * P + z * T * top_k,

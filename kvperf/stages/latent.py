@@ -17,7 +17,8 @@ from kvperf.layout import Shard
 from kvperf.model.architecture import Compressed, Latent
 from kvperf.stages.boundary import boundary_bytes, input_bytes, written_bytes
 from kvperf.stages.kv_update import cached_bytes, cached_elements, span_of
-from kvperf.work import TILE_ROWS, Work, product
+from kvperf.stages.product import product
+from kvperf.work import TILE_ROWS, Work
 from kvperf.workload import Workload, read_tokens, visible_pairs
 
 
@@ -40,6 +41,7 @@ def query_down(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*d*n
     vector_flops           = 4*T*n
+    conversions            = converted*elements
     weight_bytes           = w*d*n + s*n + b*n
     activation_read_bytes  = x*T*d + a*T*n
     activation_write_bytes = a*T*n + y*T*n
@@ -74,6 +76,7 @@ def query_up(shard: Shard, workload: Workload) -> Work:
     """Project the query's low rank (or the hidden state, where there is none) to all heads.
 
     matrix_flops           = 2*T*k*n
+    conversions            = converted*elements
     weight_bytes           = w*k*n + s*n
     activation_read_bytes  = x*T*k
     activation_write_bytes = a*T*n
@@ -105,6 +108,7 @@ def kv_down(shard: Shard, workload: Workload) -> Work:
     """Project the hidden state to what is cached: the latent and the rotated key shared by all heads.
 
     matrix_flops           = 2*T*d*n
+    conversions            = converted*elements
     weight_bytes           = w*d*n + s*n
     activation_read_bytes  = x*T*d
     activation_write_bytes = a*T*n
@@ -132,6 +136,7 @@ def absorb_query(shard: Shard, workload: Workload) -> Work:
     """Multiply by W_UK: queries into latent space when absorbed, latents into keys when expanded.
 
     matrix_flops           = 2*(Ta + X)*H*nope*rank
+    conversions            = converted*elements
     weight_bytes           = w*H*nope*rank + s*H*nope
     activation_read_bytes  = a*(Ta*H*nope + X*rank)
     activation_write_bytes = a*(Ta*H*rank + X*H*nope)
@@ -167,6 +172,7 @@ def absorb_value(shard: Shard, workload: Workload) -> Work:
     """Multiply by W_UV: the output out of latent space when absorbed, latents into values when expanded.
 
     matrix_flops           = 2*(Ta + X)*H*rank*Dv
+    conversions            = converted*elements
     weight_bytes           = w*H*rank*Dv + s*H*Dv
     activation_read_bytes  = a*(Ta*H + X)*rank
     activation_write_bytes = a*(Ta + X)*H*Dv

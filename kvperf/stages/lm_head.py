@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kvperf.layout import Shard
 from kvperf.stages.boundary import boundary_bytes
-from kvperf.work import Work, product
+from kvperf.stages.product import product
+from kvperf.work import Work
 from kvperf.workload import Workload
 
 
@@ -13,6 +14,7 @@ def lm_head(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T_out*d*V
     vector_flops           = bias*T_out*V
+    conversions            = converted*elements
     weight_bytes           = w*d*V + s*V + b*bias*V
     activation_read_bytes  = a*T_out*d
     activation_write_bytes = f*T_out*V

@@ -5,7 +5,8 @@ from __future__ import annotations
 from kvperf.layout import Shard
 from kvperf.model.architecture import Dense, Experts
 from kvperf.stages.boundary import boundary_bytes, input_bytes, written_bytes
-from kvperf.work import Work, product
+from kvperf.stages.product import product
+from kvperf.work import Work
 from kvperf.workload import Workload
 
 
@@ -14,6 +15,7 @@ def mlp(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*m*T*d*I
     vector_flops           = f*T*I + bias*T*((m - 1)*I + d)
+    conversions            = converted*elements
     weight_bytes           = w*m*d*I + s*((m - 1)*I + d) + b*bias*((m - 1)*I + d)
     activation_read_bytes  = x*T*(inputs*d + I) + a*T*middle
     activation_write_bytes = a*T*((m - 1)*I + spilled + d) + y*T*I

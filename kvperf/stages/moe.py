@@ -8,7 +8,8 @@ from kvperf.arith import power
 from kvperf.layout import Shard
 from kvperf.model.architecture import Experts
 from kvperf.stages.boundary import boundary_bytes, input_bytes, written_bytes
-from kvperf.work import Work, padded_rows, product
+from kvperf.stages.product import product
+from kvperf.work import Work, padded_rows
 from kvperf.workload import Workload
 
 
@@ -17,6 +18,7 @@ def moe_router(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*d*E
     vector_flops           = 5*T*E + bias*T*E
+    conversions            = converted*elements
     weight_bytes           = w*d*E + s*E + b*(E*(bias + scored) + scales)
     activation_read_bytes  = a*T*d + f*T*E
     activation_write_bytes = f*T*E + f*2*T*top_k
@@ -74,6 +76,7 @@ def moe_experts(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*m*T*top_k*z*I + 2*T*latent
     vector_flops           = f*T*top_k*I + bias*T*top_k*outputs
+    conversions            = converted*elements
     weight_bytes           = hit*(w*m*z*I + s*outputs + b*bias*outputs) + w*latent + s*latent_outputs
     activation_read_bytes  = x*T*top_k*(z + I) + a*T*top_k*(m - 1)*I + x*T*latent_inputs
     activation_write_bytes = a*T*top_k*((m - 1)*I + z) + y*T*top_k*I + a*T*latent_outputs
@@ -125,11 +128,12 @@ def shared_experts(shard: Shard, workload: Workload) -> Work:
     """Run every token through the shared experts, a dense FFN.
 
     matrix_flops           = 2*m*T*d*I + 2*gate*T*d
-    vector_flops           = f*T*I
-    weight_bytes           = w*m*d*I + s*((m - 1)*I + d) + b*gate*d
+    vector_flops           = f*T*I + bias*T*((m - 1)*I + d)
+    conversions            = converted*elements
+    weight_bytes           = w*m*d*I + s*((m - 1)*I + d) + b*(gate*d + bias*((m - 1)*I + d))
     activation_read_bytes  = x*T*(d + I) + a*T*(m - 1)*I + a*gate*T*d
     activation_write_bytes = a*T*((m - 1)*I + d) + y*T*I
-    compulsory_bytes       = w*m*d*I + s*((m - 1)*I + d) + b*gate*d
+    compulsory_bytes       = w*m*d*I + s*((m - 1)*I + d) + b*(gate*d + bias*((m - 1)*I + d))
     kernels                = launches
 
     m     matrices: 3 when gated, else 2
@@ -141,7 +145,7 @@ def shared_experts(shard: Shard, workload: Workload) -> Work:
     """
     ffn = _experts(shard)
     T, d, I, gate = workload.tokens, shard.hidden_size, ffn.shared_intermediate, int(ffn.shared_gate)  # noqa: E741
-    m, f = (3, 5) if ffn.gated else (2, 8)
+    (m, f), bias = (3, 5) if ffn.gated else (2, 8), int(ffn.expert_bias)
     weight = shard.formats.shared_experts
     w, s, b = weight.element_bytes, weight.row_scale_bytes, shard.formats.base.element_bytes
     a, x = boundary_bytes(shard, workload), input_bytes(shard, workload, "shared_experts")
@@ -151,11 +155,11 @@ def shared_experts(shard: Shard, workload: Workload) -> Work:
         **product(
             2 * m * T * d * I + 2 * gate * T * d, T, weight, shard.input_format("shared_experts"), m * d * I + gate * d
         ),
-        vector_flops=f * T * I,
-        weight_bytes=w * m * d * I + s * ((m - 1) * I + d) + b * gate * d,
+        vector_flops=f * T * I + bias * T * ((m - 1) * I + d),
+        weight_bytes=w * m * d * I + s * ((m - 1) * I + d) + b * (gate * d + bias * ((m - 1) * I + d)),
         activation_read_bytes=x * T * (d + I) + a * T * (m - 1) * I + a * gate * T * d,
         activation_write_bytes=a * T * ((m - 1) * I + d) + y * T * I,
-        compulsory_bytes=w * m * d * I + s * ((m - 1) * I + d) + b * gate * d,
+        compulsory_bytes=w * m * d * I + s * ((m - 1) * I + d) + b * (gate * d + bias * ((m - 1) * I + d)),
         kernels=launches,
     )
 

@@ -16,7 +16,8 @@ from kvperf.model.architecture import (
     Mixer,
 )
 from kvperf.stages.boundary import boundary_bytes, input_bytes
-from kvperf.work import Work, product
+from kvperf.stages.product import product
+from kvperf.work import Work
 from kvperf.workload import Workload
 
 
@@ -25,6 +26,7 @@ def qkv_projection(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*d*n
     vector_flops           = bias*T*n
+    conversions            = converted*elements
     weight_bytes           = w*d*n + s*n + b*bias*n
     activation_read_bytes  = x*T*d*gemms
     activation_write_bytes = a*T*n
@@ -59,6 +61,7 @@ def output_projection(shard: Shard, workload: Workload) -> Work:
 
     matrix_flops           = 2*T*k*d
     vector_flops           = bias*T*d
+    conversions            = converted*elements
     weight_bytes           = w*k*d + s*d + b*bias*d
     activation_read_bytes  = x*T*k
     activation_write_bytes = a*T*d
@@ -90,6 +93,7 @@ def grouped_output_projection(shard: Shard, workload: Workload) -> Work:
     """Project the output of compressed attention group by group to a low rank, then to the hidden size.
 
     matrix_flops           = 2*T*(H*D*rank + groups*rank*d)
+    conversions            = converted*elements
     weight_bytes           = w*(H*D*rank + groups*rank*d) + s*(groups*rank + d)
     activation_read_bytes  = x*T*(H*D + groups*rank)
     activation_write_bytes = a*T*(groups*rank + d)

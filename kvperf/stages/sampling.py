@@ -50,6 +50,6 @@ def sampling(shard: Shard, workload: Workload) -> Work:
         activation_read_bytes=l * passes * T_out * V + 2 * l * sorts * T_out * V,
         activation_write_bytes=2 * l * sorts * T_out * V + 8 * T_out * device,
         compulsory_bytes=8 * T_out * device,
-        host_bytes=4 * T_out * V * (1 - device),
+        host_bytes=0 if device else 4 * T_out * V,
         kernels=launches,
     )

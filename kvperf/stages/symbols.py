@@ -44,6 +44,8 @@ SYMBOLS = {
     "x": "bytes of a matrix input at a kernel boundary, after quantisation",
     "c": "bytes of a cached element, scales included",
     "r": "rotated elements of a head",
+    "elements": "stored elements of the matrix",
+    "converted": "1 if stored elements are converted before the product, else 0",
     "launches": "kernels under this fusion",
 }
 

@@ -1,0 +1,111 @@
+"""No key of a config or of a model file can be lost unnoticed: each is deleted and renamed, one at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from kvperf.errors import KvperfError
+from kvperf.files import folder
+from kvperf.model import model_names
+from kvperf.model.architecture import Model
+from kvperf.model.hub import import_config
+from kvperf.model.hub.keys import Keys, Table
+from kvperf.model.validation import problems
+from tests.model.configs import NAMES, config, shape
+
+Path = tuple[Any, ...]
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Table]:
+    """Every JSON object the importer reads, by its path, with the table it is checked against."""
+    found: dict[str, Table] = {}
+    original = Keys.__init__
+
+    def recording(self: Keys, values: Any, declared: Table, name: str, where: str = "") -> None:
+        found[where] = declared
+        original(self, values, declared, name, where)
+
+    monkeypatch.setattr(Keys, "__init__", recording)
+    return found
+
+
+def keys_of(value: Any, tables: dict[str, Table], where: str = "", path: Path = ()) -> Iterator[tuple[str, Path]]:
+    """(path of the object, path of the key) for every key of every object that is read."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict) and where in tables:
+            yield where, (*path, key)
+        below = f"{where}{key}." if isinstance(value, dict) else f"{where.removesuffix('.')}[{key}]."
+        if isinstance(inner, (dict, list)) and any(known.startswith(below.removesuffix(".")) for known in tables):
+            yield from keys_of(inner, tables, below, (*path, key))
+
+
+def without(value: Any, path: Path, rename: bool = False) -> Any:
+    changed = copy.deepcopy(value)
+    holder = changed
+    for step in path[:-1]:
+        holder = holder[step]
+    held = holder.pop(path[-1])
+    if rename:
+        holder[f"{path[-1]}_x"] = held
+    return changed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_deleted_or_renamed_key_of_a_config_is_noticed(name: str, tables: dict[str, Table]) -> None:
+    whole = config(name)
+    expected = shape(import_config(whole, name))
+    declared = dict(tables)
+    paths = list(keys_of(whole, declared))
+    assert len(paths) >= len(whole)
+    for where, path in paths:
+        key = path[-1]
+        with pytest.raises(KvperfError) as problem:
+            import_config(without(whole, path, rename=True), name)
+        assert key in problem.value.message, f"{path} renamed: {problem.value.message}"
+        try:
+            imported = shape(import_config(without(whole, path), name))
+        except KvperfError as error:
+            assert key in error.message + error.hint, f"{path} deleted: {error.message}"
+            continue
+        if key == "quantization_config":  # absent: the checkpoint is not quantised
+            assert imported | {"checkpoint": None} == expected | {"checkpoint": None}
+            continue
+        assert imported == expected, f"{path} deleted changes the model unnoticed"
+        table = declared[where]
+        stated_outside = where == "text_config." and key in whole
+        assert stated_outside or key in table.inert | set(table.optional) | set(table.only), f"{path} is not declared"
+
+
+DESCRIPTIVE = {"published", "notes", "hub_id"}
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_deleted_or_renamed_key_of_a_model_file_is_noticed(name: str) -> None:
+    whole = yaml.load((folder("models") / f"{name}.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    expected = msgspec.convert(whole, Model)
+    assert not list(problems(expected))
+    for path in every_key(whole):
+        for rename in (True, False):
+            changed = without(whole, path, rename)
+            try:
+                model = msgspec.convert(changed, Model)
+            except msgspec.ValidationError:
+                continue
+            assert not rename or list(problems(model)), f"{path} renamed"
+            noticed = list(problems(model)) or model != expected
+            assert noticed or path[0] in DESCRIPTIVE, f"{path} deleted"
+
+
+def every_key(value: Any, path: Path = ()) -> Iterator[Path]:
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict):
+            yield (*path, key)
+        if isinstance(inner, (dict, list)):
+            yield from every_key(inner, (*path, key))
