@@ -5,8 +5,6 @@ mixer, or none) followed by an FFN (dense, mixture of experts, or none). Each di
 is described once, by name. Sizes count elements; nothing here knows a GPU, a batch or a precision.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

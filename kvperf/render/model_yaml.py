@@ -42,15 +42,15 @@ def yaml_text(model: Model) -> str:
     return "".join(_entry(key, value, 0) for key, value in values.items())
 
 
-def _without_defaults(value: Any) -> Any:
-    """Structs as dicts of what differs from their defaults; a tagged one begins with its kind."""
+def _without_defaults(value: Any, tagged: bool = True) -> Any:
+    """Structs as dicts of what differs from their defaults; one of several kinds begins with its kind."""
     if isinstance(value, msgspec.Struct):
         config = value.__struct_config__
-        found: dict[str, Any] = {config.tag_field: config.tag} if config.tag_field else {}
+        found: dict[str, Any] = {config.tag_field: config.tag} if tagged and config.tag_field else {}
         for field in msgspec.structs.fields(value):
             held = getattr(value, field.name)
             if field.required or held != field.default:
-                found[field.encode_name] = _without_defaults(held)
+                found[field.encode_name] = _without_defaults(held, tagged=isinstance(held, dict))
         return found
     if isinstance(value, dict):
         return {key: _without_defaults(held) for key, held in value.items()}

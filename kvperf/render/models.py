@@ -99,7 +99,8 @@ def record(model: Model) -> dict[str, Any]:
 def module_rows(model: Model) -> list[dict[str, Any]]:
     """Parameters by module, as rows of one shape."""
     count = parameters(model)
-    rows = [{"module": name, "parameters": getattr(count, name)} for name in MODULES if getattr(count, name)]
+    rows: list[dict[str, Any]] = [{"module": name, "parameters": getattr(count, name)} for name in MODULES]
+    rows = [row for row in rows if row["parameters"]]
     totals = ("total", "active", "active_streamed", "active_core")
     return rows + [{"module": name, "parameters": getattr(count, name)} for name in totals]
 
@@ -116,7 +117,7 @@ def module_table(model: Model) -> Table:
     total = rows[-4]["parameters"]
     cells = tuple(
         (
-            labels.get(row["module"], row["module"].replace("_", " ")),
+            str(labels.get(row["module"], row["module"].replace("_", " "))),
             f"{row['parameters']:,}",
             f"{100 * row['parameters'] / total:.1f}",
         )
@@ -172,21 +173,25 @@ def _nominal(value: float | None) -> str:
     return f", advertised as {significant(value / 1e9)} B" if value else ""
 
 
-def _part_lines(part: Any) -> list[str]:
-    """A mixer or FFN as `key value` pairs on lines of at most 60 characters."""
+def _pairs(part: Any, prefix: str = "") -> list[str]:
+    """What differs from the defaults, as `key value`; parts of a part as `part.key value`."""
     import msgspec
 
     pairs = []
     for field in msgspec.structs.fields(part):
         value = getattr(part, field.name)
-        if field.required or value != field.default:
-            shown = msgspec.to_builtins(value)
-            if isinstance(shown, dict):
-                shown = "{" + ", ".join(f"{k} {v}" for k, v in shown.items() if v not in (None, False, 0)) + "}"
-            pairs.append(f"{field.name} {str(shown).lower() if isinstance(shown, bool) else shown}")
+        if isinstance(value, msgspec.Struct):
+            pairs += _pairs(value, f"{prefix}{field.name}.")
+        elif field.required or value != field.default:
+            pairs.append(f"{prefix}{field.name} {'yes' if value is True else value}")
+    return pairs
+
+
+def _part_lines(part: Any) -> list[str]:
+    """A mixer or FFN on lines of at most 56 characters: its kind, then its pairs."""
     lines = [part.__struct_config__.tag]
-    for pair in pairs:
-        if len(lines[-1]) + len(pair) + 2 > 60:
+    for pair in _pairs(part):
+        if len(lines[-1]) + len(pair) + 2 > 56:
             lines.append(pair)
         else:
             lines[-1] += f", {pair}"

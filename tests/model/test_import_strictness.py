@@ -109,3 +109,25 @@ def every_key(value: Any, path: Path = ()) -> Iterator[Path]:
             yield (*path, key)
         if isinstance(inner, (dict, list)):
             yield from every_key(inner, (*path, key))
+
+
+ODD: tuple[Any, ...] = (None, -1, 1.5, True, "x", [None], {})
+ONE_OF_EACH_FAMILY = {config(name)["model_type"]: name for name in reversed(NAMES)}
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY.values())
+def test_an_odd_value_is_a_model_or_an_error_for_the_user(name: str, tables: dict[str, Table]) -> None:
+    whole = config(name)
+    import_config(whole, name)
+    for where, path in list(keys_of(whole, dict(tables))):
+        holder = whole
+        for step in path[:-1]:
+            holder = holder[step]
+        held = holder[path[-1]]
+        for odd in ODD:
+            holder[path[-1]] = odd
+            try:
+                import_config(whole, name)
+            except KvperfError as problem:
+                assert problem.hint, f"{where}{path[-1]} = {odd!r}"
+        holder[path[-1]] = held

@@ -15,6 +15,7 @@ from kvperf.model.hub import deepseek, deepseek_v4, gemma, gpt2, llama, minimax,
 from kvperf.model.hub.keys import Keys, Table, table
 from kvperf.model.hub.matrices import Naming
 from kvperf.model.hub.quantization import checkpoint
+from kvperf.model.validation import problems
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -110,7 +111,7 @@ def import_config(config: Mapping[str, Any], name: str, source: str = "config.js
     if not isinstance(config, Mapping):
         raise KvperfError(f"{source}: not a JSON object", "give the config.json of a model")
     kind = config.get("model_type")
-    if kind in NESTED:
+    if isinstance(kind, str) and kind in NESTED:
         keys, family, outer = _nested(config, source, NESTED[kind])
     else:
         keys, family, outer = Keys(config, _family(kind, source).table, source), _family(kind, source), None
@@ -118,13 +119,17 @@ def import_config(config: Mapping[str, Any], name: str, source: str = "config.js
     stated = keys.values["quantization_config"]
     if stated is None and outer is not None:
         stated = outer.values["quantization_config"]
-    if stated is not None and quantization is not None and stated.get("quant_method") != "modelopt":
+    modelopt = isinstance(stated, dict) and stated.get("quant_method") == "modelopt"
+    if stated is not None and quantization is not None and not modelopt:
         raise keys.error("quantization_config", "stands beside a hf_quant_config.json", "remove one of them")
     stated = quantization if quantization is not None else stated
     held = checkpoint(stated, keys, model, family.naming, _dtype(keys, outer))
     if kind == "deepseek_v4":
         held = deepseek_v4.expert_precision(keys, held)
-    return msgspec.structs.replace(model, name=name, source=(source,), checkpoint=held)
+    imported = msgspec.structs.replace(model, name=name, source=(source,), checkpoint=held)
+    for _, message, hint in problems(imported):
+        raise KvperfError(f"{source}: {message}", hint)
+    return imported
 
 
 def _nested(config: Mapping[str, Any], source: str, text_type: str) -> tuple[Keys, Family, Keys]:
@@ -149,7 +154,7 @@ def _family(kind: Any, source: str) -> Family:
     known = [*FAMILIES, *NESTED]
     if kind is None:
         raise KvperfError(f"{source}: the config key 'model_type' is missing", f"one of {', '.join(known)}")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         close = nearest(str(kind), known)
         hint = f"did you mean '{close}'? " if close else ""
         raise KvperfError(f"{source}: unknown model_type {kind!r}", f"{hint}write the model as YAML by hand")
@@ -160,12 +165,8 @@ def _dtype(keys: Keys, outer: Keys | None) -> str:
     """The dtype the config states, bf16 where it states none."""
     for held in (keys, outer):
         for key in ("dtype", "torch_dtype"):
-            stated = held.values[key] if held is not None else None
-            if stated is not None:
-                if stated not in _DTYPES:
-                    assert held is not None
-                    raise held.error(key, f"is {stated!r}", f"one of {', '.join(_DTYPES)} can be expressed")
-                return _DTYPES[stated]
+            if held is not None and held.given(key):
+                return held.choice(key, _DTYPES)
     return "bf16"
 
 

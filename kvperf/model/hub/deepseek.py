@@ -87,15 +87,12 @@ def _indexed(keys: Keys) -> list[str]:
 def _model(keys: Keys, mixers: dict[str, Latent], mixer_of: list[str] | None = None) -> Model:
     keys.activation()
     count, width = keys.count("num_hidden_layers"), keys.count("moe_intermediate_size")
-    method = keys.values["topk_method"]
-    if method not in _SCORE_BIAS:
-        raise keys.error("topk_method", f"is {method!r}", f"one of {', '.join(_SCORE_BIAS)} can be expressed")
     experts = Experts(
         keys.count("n_routed_experts"),
         keys.count("num_experts_per_tok"),
         width,
         shared_intermediate=width * keys.count_or_zero("n_shared_experts"),
-        score_bias=_SCORE_BIAS[method],
+        score_bias=keys.choice("topk_method", _SCORE_BIAS),
     )
     ffns = {"dense": Dense(keys.count("intermediate_size")), "moe": experts}
     names = mixer_of or ["mla"] * count

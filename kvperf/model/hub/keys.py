@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from kvperf.errors import KvperfError, nearest
+
+T = TypeVar("T")
 
 
 def words(text: str) -> frozenset[str]:
@@ -149,6 +151,13 @@ class Keys:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
             raise self.error(key, f"is {value!r}", "a number above 0 and at most 1 is needed")
         return float(value)
+
+    def choice(self, key: str, allowed: Mapping[str, T]) -> T:
+        """What `allowed` makes of the text under `key`."""
+        value = self.values[key]
+        if not isinstance(value, str) or value not in allowed:
+            raise self.error(key, f"is {value!r}", f"one of {', '.join(allowed)} can be expressed")
+        return allowed[value]
 
     def activation(self, key: str = "hidden_act") -> None:
         """Check that the activation is one of ACTIVATIONS."""

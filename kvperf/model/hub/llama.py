@@ -28,8 +28,8 @@ MIXTRAL = table(
     f"{_DENSE} num_local_experts num_experts_per_tok", {**_ROTARY, "tie_word_embeddings": False, "sliding_window": None}
 )
 PHI3 = table(
-    f"{_DENSE} sliding_window",
-    {**_ROTARY, "tie_word_embeddings": False, "attention_bias": False},
+    f"{_DENSE} sliding_window tie_word_embeddings",
+    {**_ROTARY, "attention_bias": False},
     only={"mlp_bias": (False,), "lm_head_bias": (False,), "full_attn_mod": (1,), "interpolate_factor": (1,)},
 )
 QWEN2 = table(f"{_DENSE} tie_word_embeddings", {**_ROTARY, **_WINDOW, "layer_types": None}, inert="use_mrope")
@@ -82,7 +82,10 @@ def mixtral(keys: Keys) -> Model:
 
 
 def phi3(keys: Keys) -> Model:
+    """Phi-4-mini, which states interpolate_factor, states partial_rotary_factor too; Phi-3 rotates whole heads."""
     keys.activation()
+    if "interpolate_factor" in keys.present and "partial_rotary_factor" not in keys.present:
+        raise keys.error("partial_rotary_factor", "is missing", "configs with 'interpolate_factor' state it")
     window = keys.count_or_none("sliding_window")
     if window is not None and window >= keys.count("max_position_embeddings"):
         window = None  # Phi-4-mini: a window that no context fills

@@ -29,6 +29,7 @@ NEMOTRON_H = table(
         **dict.fromkeys(("hybrid_override_pattern", "layers_block_type", "num_hidden_layers")),
         **dict.fromkeys(("head_dim", "attention_head_dim")),
         **dict.fromkeys((*_MOE.split(), "moe_latent_size", "num_nextn_predict_layers", "mtp_layers_block_type")),
+        "moe_shared_expert_overlap": None,
     },
     only={
         **dict.fromkeys(("attention_bias", "mamba_proj_bias", "mlp_bias", "use_bias"), (False,)),
@@ -38,7 +39,7 @@ NEMOTRON_H = table(
     },
     # Nemotron-H has no rotary embedding, whatever its rotary keys say.
     inert=f"{ROUTING} partial_rotary_factor expand chunk_size time_step_floor time_step_limit time_step_max "
-    "time_step_min time_step_rank use_mamba_kernels mamba_hidden_act moe_shared_expert_overlap",
+    "time_step_min time_step_rank use_mamba_kernels mamba_hidden_act",
 )
 NEMOTRON_NAS = table(
     f"{OUTLINE} num_attention_heads block_configs hidden_act tie_word_embeddings attention_bias mlp_bias",
@@ -78,6 +79,8 @@ def nemotron_h(keys: Keys) -> Model:
     if any(ffn == "moe" for _, ffn in blocks):
         ffns["moe"] = _experts(keys)
     model = outline(keys, mixers, ffns, [Layer(mixer, ffn, 1) for mixer, ffn in blocks])
+    if keys.given("mtp_layers_block_type") and not keys.given("num_nextn_predict_layers"):
+        raise keys.error("num_nextn_predict_layers", "is missing", "'mtp_layers_block_type' says that there are some")
     drafts = keys.count_or_zero("num_nextn_predict_layers")
     if drafts and keys.values["mtp_layers_block_type"] != ["attention", "moe"]:
         stated = keys.values["mtp_layers_block_type"]
@@ -128,8 +131,10 @@ def _searched_ffn(keys: Keys, block: Keys) -> tuple[str, Ffn]:
 def _blocks(keys: Keys) -> list[tuple[str, str]]:
     key = "hybrid_override_pattern" if keys.given("hybrid_override_pattern") else "layers_block_type"
     if not keys.given(key):
-        raise keys.error("hybrid_override_pattern", "is missing", "it says what each layer is")
-    stated = keys.count("num_hidden_layers") if keys.given("num_hidden_layers") else len(keys.values[key])
+        raise keys.error("hybrid_override_pattern' or 'layers_block_type", "is missing", "it says what each layer is")
+    blocks = keys.values[key]
+    counted = len(blocks) if isinstance(blocks, (str, list)) and blocks else 1
+    stated = keys.count("num_hidden_layers") if keys.given("num_hidden_layers") else counted
     return keys.each_layer(key, stated, _LETTERS if key == "hybrid_override_pattern" else _NAMES)
 
 
@@ -150,6 +155,9 @@ def _mamba2(keys: Keys) -> Mamba2:
 
 
 def _experts(keys: Keys) -> Experts:
+    """Nemotron 3 Super and Ultra, which state moe_shared_expert_overlap, state moe_latent_size too; Nano neither."""
+    if keys.given("moe_shared_expert_overlap") and "moe_latent_size" not in keys.present:
+        raise keys.error("moe_latent_size", "is missing", "null where the experts work in hidden_size")
     return Experts(
         keys.count("n_routed_experts"),
         keys.count("num_experts_per_tok"),

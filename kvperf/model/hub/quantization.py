@@ -93,7 +93,7 @@ def _method(config: dict[str, Any], keys: Keys) -> tuple[dict[str, Any], str]:
     if "producer" in config and isinstance(config.get("quantization"), dict):
         config = {"quant_method": "modelopt"} | config["quantization"]
     method = config.get("quant_method", "is missing")
-    if method not in _READERS:
+    if not isinstance(method, str) or method not in _READERS:
         problem = "is missing" if "quant_method" not in config else f"is {method!r}"
         raise keys.error("quantization_config.quant_method", problem, f"one of {', '.join(_READERS)} can be expressed")
     return config, method
@@ -152,7 +152,7 @@ def _integer(keys: Keys, bits: int, group: Any, symmetric: bool, bits_key: str =
     """Integer weights with one scale a group, and a zero-point where they are not symmetric."""
     if bits != 4:
         raise keys.error(bits_key, f"is {bits}", "only 4 can be expressed")
-    if symmetric and group in _INT4:
+    if symmetric and isinstance(group, int) and group in _INT4:
         return _INT4[group]
     if group == 128:
         return "int4-awq"
@@ -162,15 +162,11 @@ def _integer(keys: Keys, bits: int, group: Any, symmetric: bool, bits_key: str =
 
 def _modelopt(keys: Keys, config: dict[str, Any]) -> Reading:
     inner = _section(keys, config, _MODELOPT)
-    algorithm = inner.values["quant_algo"]
-    if algorithm not in _ALGORITHMS:
-        allowed = ", ".join(_ALGORITHMS)
-        raise inner.error("quant_algo", f"is {algorithm!r}", f"one of {allowed} can be expressed")
-    weights, activation = _ALGORITHMS[algorithm]
+    weights, activation = inner.choice("quant_algo", _ALGORITHMS)
     group = inner.values["group_size"]
     expected = {"nvfp4": (None, 16), "int4": (None, 128), "mxfp4": (None, 32), "mxfp8": (None, 32)}
     if group not in expected.get(weights, (None, group)):
-        raise inner.error("group_size", f"is {group!r}", f"{algorithm} has groups of {expected[weights][1]}")
+        raise inner.error("group_size", f"is {group!r}", f"{weights} has groups of {expected[weights][1]}")
     return weights, activation, _patterns(inner, "exclude_modules", "ignore"), False
 
 
@@ -219,7 +215,8 @@ def _format(keys: Keys, known: dict[tuple[Any, ...], str]) -> str:
         return _integer(keys, bits, group, keys.flag("symmetric"), "num_bits")
     if strategy == "block" and block != [128, 128]:
         raise keys.error("block_structure", f"is {block!r}", "only [128, 128] can be expressed")
-    found = known.get((kind, bits, strategy, group))
+    plain = all(isinstance(value, (str, int, type(None))) for value in (kind, strategy, group))
+    found = known.get((kind, bits, strategy, group)) if plain else None
     if found is None:
         told = f"holds {bits}-bit {kind!r} by {strategy!r}, groups of {group!r}"
         raise keys.error("num_bits", told, "no number format is known for that")
