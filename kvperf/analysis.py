@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from kvperf import __version__
+from kvperf.arith import Number
 from kvperf.bound import Resources, achievable_s, resources, ridge_flops_per_byte
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory, memory
 from kvperf.ceilings import Ceilings, ceilings, mma_utilisation
@@ -19,8 +20,6 @@ from kvperf.workload import Requests, Workload
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
     from kvperf.work import Work
-
-Number = int | float
 
 
 class UsedPeak(msgspec.Struct, frozen=True):

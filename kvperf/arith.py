@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+# A figure of a record: one number. In a sweep the same field holds a float64 array.
+Number = int | float
+
 _PLAIN = (int, float, bool)
 
 

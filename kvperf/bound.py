@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kvperf.arith import most, total
+from kvperf.arith import Number, most, total
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
@@ -25,9 +25,9 @@ RESOURCES = ("tensor", "hbm", "link")
 class Resources(msgspec.Struct, frozen=True):
     """Seconds that each resource is busy at its peak."""
 
-    tensor_s: Any
-    hbm_s: Any
-    link_s: Any
+    tensor_s: Number
+    hbm_s: Number
+    link_s: Number
 
     @property
     def longest_s(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from kvperf.arith import ceil_div, floor, most
+from kvperf.arith import Number, ceil_div, floor, most
 from kvperf.dtypes import DType, matrix_bytes
 from kvperf.layout import Layout, Shard
 from kvperf.model.architecture import Compressed, Experts, Latent, Model
@@ -33,16 +33,16 @@ class Memory(msgspec.Struct, frozen=True):
     max_context_tokens  context of every sequence at this batch; None where the cache does not grow
     """
 
-    resident_weight_bytes: Any
-    kv_cache_bytes: Any
-    kv_bytes_per_token: Any
-    activation_peak_bytes: Any
-    reserve_bytes: Any
+    resident_weight_bytes: Number
+    kv_cache_bytes: Number
+    kv_bytes_per_token: Number
+    activation_peak_bytes: Number
+    reserve_bytes: Number
     capacity_bytes: int | None
     usable_fraction: float
     fits: bool | None
-    max_batch: Any
-    max_context_tokens: Any
+    max_batch: Number | None
+    max_context_tokens: Number | None
 
 
 def memory(

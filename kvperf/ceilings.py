@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kvperf.arith import Number
+
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
     from kvperf.work import Work
@@ -25,11 +27,11 @@ class Ceilings(msgspec.Struct, frozen=True):
     launch_s      kernels times the measured cost of a CUDA-graph node
     """
 
-    cuda_core_s: Any
-    sfu_s: Any
-    conversion_s: Any
-    l2_s: Any
-    launch_s: Any
+    cuda_core_s: Number | None
+    sfu_s: Number | None
+    conversion_s: Number | None
+    l2_s: Number | None
+    launch_s: Number | None
 
 
 def ceilings(work: Work, gpu: Gpu) -> Ceilings:

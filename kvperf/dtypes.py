@@ -5,8 +5,6 @@ elements that share it; the group sizes are those of the formats' own definition
 mxfp8/mxfp4, NVIDIA's NVFP4, DeepSeek-V3's 128×128 blocks, AWQ/GPTQ groups of 128).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

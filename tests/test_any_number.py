@@ -111,7 +111,9 @@ def test_no_stage_bound_or_memory_branches_on_a_numeric_axis(options: dict[str, 
                 assert _plain(wrapped) == pytest.approx(plain, rel=1e-12), name
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v3.2", "gpt-oss-120b", "qwen3-next-80b-a3b", "deepseek-v4-pro"])
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "deepseek-v3.2", "gpt-oss-120b", "qwen3-next-80b-a3b", "deepseek-v4-pro"]
+)
 def test_an_array_of_points_equals_the_points(name: str) -> None:
     gpu, model = load_gpu("h100"), load_model(name)
     batches, contexts = np.array([1.0, 7.0, 256.0]), np.array([1.0, 4095.0, 131072.0])

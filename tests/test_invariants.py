@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from kvperf.pipeline import StageWork, pipeline, total_work
 from kvperf.stages.kv_update import cached_bytes
 from kvperf.work import Work
 from kvperf.workload import Requests, Workload
-from tests.strategies import grouped_query, gpus, latents, models, workloads
+from tests.strategies import gpus, grouped_query, latents, models, workloads
 
 settings.register_profile("invariants", deadline=None, max_examples=60)
 settings.load_profile("invariants")
@@ -135,7 +136,7 @@ TP = (1, 2, 4, 8)
 @given(models(), workloads())
 def test_a_rank_never_moves_more_with_more_ranks(model: Model, workload: Workload) -> None:
     works = [work_of(model, workload, tp) for tp in TP]
-    for fewer, more in zip(works, works[1:], strict=False):
+    for fewer, more in itertools.pairwise(works):
         for name in ("weight_bytes", "kv_read_bytes", "kv_write_bytes"):
             assert getattr(more, name) <= getattr(fewer, name) * (1 + 1e-12), name
 

@@ -67,7 +67,7 @@ def test_weights_of_a_step_are_the_published_parameters_once(name: str) -> None:
 STEPS = [
     {"count": 3, "context": 5000},
     {"count": 3, "context": 5000, "fusion": "eager", "kv_dtype": "int4", "weight_dtype": "int8", "sampling": "top-p"},
-    {"count": 1, "context": 5000, "new": 3000, "fusion": "megakernel", "activation_dtype": "fp8", "weight_dtype": "fp8"},
+    {"count": 1, "context": 5000, "new": 3000, "fusion": "megakernel", "activation_dtype": "fp8"},
     {"count": 2, "context": 900, "new": 4, "phase": "verify", "logits": "all", "sampling": "cpu", "kv_dtype": "fp8"},
 ]
 

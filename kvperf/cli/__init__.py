@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import kvperf
-from kvperf.errors import KvperfError
+from kvperf.errors import KvperfError, unknown_name
 
 # Every command: where it lives, and its line in `kvperf --help`.
 COMMANDS = {
@@ -30,7 +31,7 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            return None
+            raise unknown_name("command", cmd_name, COMMANDS, "`kvperf --help`")
         module = importlib.import_module(COMMANDS[cmd_name][0])
         return typer.main.get_command(module.app)
 
@@ -41,22 +42,30 @@ app = typer.Typer(
     help=kvperf.__doc__,
     add_completion=False,
     rich_markup_mode=None,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
 @app.callback(invoke_without_command=True)
-def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+def root(ctx: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
     if version:
         print(f"kvperf {kvperf.__version__}")
         raise typer.Exit()
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run the command line; every mistake of the user ends in two lines on stderr and exit 2."""
     gc.disable()  # one short run: collecting costs more than it frees
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
+        pass
+    # Everything is written: taking the interpreter apart would cost a fifth of the whole run.
+    os._exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -72,7 +81,6 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
         return 0
     return result if isinstance(result, int) else 0
 

@@ -10,6 +10,9 @@ from kvperf.render import output as out
 
 if TYPE_CHECKING:
     from kvperf.analysis import Analysis
+    from kvperf.hardware import Gpu
+    from kvperf.model.architecture import Model
+    from kvperf.workload import Workload
 
 
 def analysis(record: Analysis, ceilings: bool, format: str, output: Path | None) -> None:
@@ -29,14 +32,15 @@ def analysis(record: Analysis, ceilings: bool, format: str, output: Path | None)
         _text(record, view, ceilings, output)
 
 
-def explanation(prepared: Any, stage: str, tp: int, format: str, output: Path | None) -> None:
+def explanation(prepared: tuple[Gpu, Model, Workload], stage: str, tp: int, format: str, output: Path | None) -> None:
     """Write a stage's explanation: text, or JSON."""
     from kvperf.errors import KvperfError
     from kvperf.explanation import explain_stage
 
     if format in ("csv", "md"):
         raise KvperfError(f"--explain has no --format {format}", "it prints text (table) or json")
-    found = explain_stage(*prepared, stage, tp)
+    gpu, model, workload = prepared
+    found = explain_stage(gpu, model, workload, stage, tp)
     if format == "json":
         out.write(out.json_text(found), output)
         return

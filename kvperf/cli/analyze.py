@@ -1,9 +1,6 @@
 """`kvperf analyze`: bound one generation step, stage by stage."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer

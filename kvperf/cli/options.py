@@ -1,7 +1,5 @@
 """Options that more than one command takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -14,8 +14,15 @@ from kvperf.hardware.peaks import Peak
 from kvperf.hardware.profile import Measured, Profile
 from kvperf.hardware.reading import Reading
 
-# Experiments that stream device memory and do nothing else. Writes alone are not among them: decode reads.
-_STREAMS = ("read_bandwidth", "copy_bandwidth", "stream_bandwidth")
+# Experiments that stream device memory. A decode kernel or a GEMV that reads faster than the best copy shows
+# that the roof is higher still. Writes alone are not among them: decode reads.
+_STREAMS = (
+    "read_bandwidth",
+    "copy_bandwidth",
+    "stream_bandwidth",
+    "decode_attention_bandwidth",
+    "gemv_bandwidth",
+)
 _PRODUCTS = ("gemm", "gemm_sustained")
 
 
@@ -82,7 +89,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def measured_hbm_bytes_per_s(self) -> float | None:
-        """Best measured read, copy or stream; not above the specified bandwidth."""
+        """Best measured read, copy, stream, decode attention or GEMV; not above the specified bandwidth."""
         return self._best(_STREAMS, self.hbm_bytes_per_s)
 
     @property

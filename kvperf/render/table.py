@@ -26,10 +26,8 @@ class Table(msgspec.Struct, frozen=True):
 
 def plain(table: Table) -> str:
     """Aligned columns without boxes or colour, never truncated."""
-    heads = [header.split("\n") for header in table.headers]
-    height = max(len(head) for head in heads)
-    lines = [tuple(h[i - height + len(h)] if i >= height - len(h) else "" for h in heads) for i in range(height)]
-    widths = [max(len(row[i]) for row in (*lines, *table.rows)) for i in range(len(heads))]
+    lines = _header_lines(table)
+    widths = _widths(table)
 
     def line(cells: tuple[str, ...]) -> str:
         aligned = (
@@ -56,14 +54,15 @@ def markdown(table: Table) -> str:
 
 
 def on_terminal(table: Table, console: Console) -> None:
-    """Draw with rich: a rule below the headers, totals in bold below another."""
+    """Draw with rich: a rule below the headers, totals in bold below another; tighter where it is narrow."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for i, header in enumerate(table.headers):
-        drawn.add_column(Text(header), justify="left" if i < table.left else "right", no_wrap=i == 0, vertical="bottom")
+    gap = 2 if sum(_widths(table)) + 2 * len(table.headers) <= console.width else 1
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    for i, header in enumerate(zip(*_header_lines(table), strict=True)):
+        drawn.add_column(Text("\n".join(header)), justify="left" if i < table.left else "right", no_wrap=i == 0)
     first_total = len(table.rows) - table.totals
     for i, row in enumerate(table.rows):
         style = "bold" if i >= first_total else None
@@ -74,3 +73,14 @@ def on_terminal(table: Table, console: Console) -> None:
 def is_terminal() -> bool:
     """Whether standard output is a person's terminal."""
     return sys.stdout.isatty()
+
+
+def _header_lines(table: Table) -> list[tuple[str, ...]]:
+    """The headers line by line, the shorter ones moved down to the rule."""
+    heads = [header.split("\n") for header in table.headers]
+    height = max(len(head) for head in heads)
+    return list(zip(*([""] * (height - len(head)) + head for head in heads), strict=True))
+
+
+def _widths(table: Table) -> list[int]:
+    return [max(len(row[i]) for row in (*_header_lines(table), *table.rows)) for i in range(len(table.headers))]

@@ -8,10 +8,10 @@ returned, for every stage of every model.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ SYMBOLS = {
     "launches": "kernels under this fusion",
 }
 
-HERE = os.path.dirname(__file__)
+HERE = Path(__file__).parent
 FORMULA = re.compile(r"^ {4}(\w+)\s+= (.+)$", re.MULTILINE)
 MEANING = re.compile(r"^ {4}(\w+)  +([^=].*)$", re.MULTILINE)
 SOURCE = re.compile(r"^ {4}Source: ((?:.+\n?)+)", re.MULTILINE)
@@ -107,7 +107,7 @@ def _locals_of(stage: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def on_event(frame: Any, event: str, _argument: Any) -> None:
-        if event == "return" and os.path.dirname(frame.f_code.co_filename) == HERE:
+        if event == "return" and Path(frame.f_code.co_filename).parent == HERE:
             found.update(frame.f_locals)
 
     before = sys.getprofile()

@@ -1,0 +1,300 @@
+"""`kvperf analyze` as a user meets it: formats, streams, exit codes, mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import kvperf
+from kvperf.analysis import Analysis
+from kvperf.cli import run
+from kvperf.render import table
+from kvperf.render.analysis import ceiling_table, headline, stage_table
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = run(["analyze", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_record_is_that_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = ran(capsys, "--gpu", "h100", "--batch", "16", "--format", "json")
+    assert (code, err) == (0, "")
+    record = kvperf.analyze(gpu="h100", batch=16)
+    assert json.loads(out) == json.loads(msgspec.json.encode(record))
+    assert msgspec.json.decode(out, type=Analysis) == record
+
+
+def test_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "--format", "json")
+    record = json.loads(out)
+    assert record["schema"] == "kvperf.analysis/1"
+    assert record["model"]["parameters"] == 8030261248
+    stage = {
+        *("name layers kernels flops matrix_flops weight_bytes activation_bytes kv_read_bytes kv_write_bytes".split()),
+        *("hbm_bytes compulsory_bytes link_bytes flops_per_byte mma_utilisation resources bound_s bound_by".split()),
+        *("ceilings achievable_s predicted_s predicted_low_s predicted_high_s calibration launches share".split()),
+    }
+    assert set(record["stages"][0]) == stage
+    assert set(record["stages"][0]["resources"]) == {"tensor_s", "hbm_s", "link_s"}
+    ceilings = {"cuda_core_s", "sfu_s", "conversion_s", "l2_s", "launch_s"}
+    assert set(record["stages"][0]["ceilings"]) == ceilings
+    step = (stage - {"name", "layers", "share"}) | {"serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted"}
+    assert set(record["step"]) == step
+    workload = set("phase batch context_tokens new_tokens requests weight_dtype activation_dtype kv_dtype".split())
+    workload |= set("page_tokens fusion tp pp cp ep attention_dp stack cuda_graphs cache_state".split())
+    assert workload <= set(record["workload"])
+    memory = set("resident_weight_bytes kv_cache_bytes kv_bytes_per_token activation_peak_bytes reserve_bytes".split())
+    assert memory | {"capacity_bytes", "fits", "max_batch", "max_context_tokens"} <= set(record["memory"])
+
+
+def test_the_schema_file_is_that_of_the_record() -> None:
+    shipped = Path(kvperf.__file__).parent / "schemas" / "analysis-1.json"
+    assert json.loads(shipped.read_text(encoding="utf-8")) == json.loads(json.dumps(msgspec.json.schema(Analysis)))
+
+
+def test_no_format_prints_nan_or_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    for gpu in ("b100", "h20", "mi355x", "t4"):
+        options = ("--gpu", gpu, "--model", "llama-3.2-1b", "--seq", "1")
+        _, out, _ = ran(capsys, *options, "--format", "json")
+        json.loads(out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+        _, out, _ = ran(capsys, *options, "--format", "csv")
+        assert not {"nan", "inf", "-inf"} & {cell for row in csv.reader(io.StringIO(out)) for cell in row}
+
+
+def test_csv_has_a_row_a_stage_in_base_units(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    record = kvperf.analyze()
+    assert [row["stage"] for row in rows] == [*(s.name for s in record.stages), "step"]
+    for row, stage in zip(rows, (*record.stages, record.step), strict=True):
+        assert float(row["bound_s"]) == stage.bound_s
+        assert float(row["hbm_s"]) == stage.resources.hbm_s
+        assert float(row["kv_read_bytes"]) == stage.kv_read_bytes
+    assert rows[0]["predicted_s"] == ""  # unknown is empty, never 0
+
+
+def test_markdown_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "--format", "md")
+    lines = [line for line in out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(kvperf.analyze().stages) + 1
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_same_input_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    for format in ("table", "json", "csv", "md"):
+        assert ran(capsys, "--format", format) == ran(capsys, "--format", format)
+
+
+ALL_STAGES = [
+    "llama-3.1-8b",
+    "deepseek-v3.2",
+    "deepseek-v4-pro",
+    "qwen3-next-80b-a3b",
+    "gpt2",
+    "nemotron-3-nano-30b-a3b",
+]
+
+
+@pytest.mark.parametrize("model", ALL_STAGES)
+def test_tables_fit_a_terminal_of_80_columns(model: str) -> None:
+    from rich.console import Console
+
+    for batch in (1, 1024):
+        for gpu in ("h100", "b100"):
+            record = kvperf.analyze(gpu=gpu, model=model, batch=batch)
+            for drawn in (stage_table(record), ceiling_table(record)):
+                file = io.StringIO()
+                table.on_terminal(drawn, Console(file=file, width=80, force_terminal=True, no_color=True))
+                assert "…" not in file.getvalue()
+                assert max(len(line) for line in table.plain(drawn).splitlines()) <= 92
+
+
+def test_units_stand_in_the_header_and_the_defaults_above_it(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys)
+    head = out.splitlines()
+    assert head[0] == "h100-sxm · llama-3.1-8b · decode · batch 1 · context 4096"
+    assert "bf16 weights" in head[1]
+    assert {"MFLOP", "MB", "FLOP/B", "µs", "%"} <= set(" ".join(head[3:5]).split())
+
+
+def test_what_does_not_fit_still_prints_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = ran(capsys, "--model", "llama-3.1-70b")
+    assert code == 1
+    assert "DOES NOT FIT" in out
+    assert err.startswith("warning: this step does not fit: it needs 136.2 GiB, h100-sxm has ")
+
+
+def test_a_context_beyond_the_models_maximum_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = ran(capsys, "--seq", "131073", "--format", "json")
+    assert code == 0
+    assert err == "warning: context 131073 is beyond llama-3.1-8b's maximum of 131072 tokens\n"
+
+
+MISTAKES = [
+    (["--gpu", "h1000"], "unknown GPU 'h1000'", "did you mean 'h100'"),
+    (["--model", "lama-3.1-8b"], "unknown model 'lama-3.1-8b'", "did you mean 'llama-3.1-8b'"),
+    (["--kv-dtype", "fp9"], "unknown number format 'fp9'", "did you mean 'fp8'"),
+    (["--explain", "atention"], "unknown stage of this step 'atention'", "did you mean 'attention'"),
+    (["--batch", "0"], "--batch 0", "1 or more"),
+    (["--batch", "-3"], "--batch -3", "1 or more"),
+    (["--batch", "many"], "invalid value for '--batch'", "--help"),
+    (["--seq", "0"], "context of 0 tokens", "1 or more"),
+    (["--seq", "4k"], "'4k' is not a number of tokens", "4Ki"),
+    (["--tp", "3"], "--tp 3 does not divide the 32 query heads", "divides 32"),
+    (["--tp", "0"], "--tp 0", "1 or more"),
+    (["--phase", "verify"], "--phase verify needs --new-tokens", "speculated"),
+    (["--phase", "verify", "--new-tokens", "5000"], "5000 new tokens don't fit", "--seq"),
+    (["--phase", "mixed"], "--phase mixed needs --chunk-tokens", "prompt"),
+    (["--phase", "prefill", "--chunk-tokens", "5"], "--chunk-tokens does not go with --phase prefill", "decode"),
+    (["--new-tokens", "4"], "one new token a sequence", "--phase verify"),
+    (["--contexts", "1024,x"], "'x' is not a whole number", "whole numbers"),
+    (["--contexts", "nowhere.txt"], "--contexts nowhere.txt: No such file", "path of a file"),
+    (["--contexts", "1,2", "--batch", "3"], "--batch 3 but 2 contexts", "leave --batch out"),
+    (["--heads", "32", "--kv-heads", "5"], "32 query heads cannot share 5 KV heads", "divide"),
+    (["--heads", "32", "--model", "gpt2"], "--heads and --model", "without a model"),
+    (["--kv-heads", "8"], "--kv-heads without --heads", "--heads"),
+    (["--page-tokens", "0"], "--page-tokens 0", "1 or more"),
+    (["--qkv-gemms", "2"], "--qkv-gemms 2", "fused"),
+    (["--memory-fraction", "1.5"], "--memory-fraction 1.5", "0.9"),
+    (["--memory-fraction", "nan"], "--memory-fraction nan", "0.9"),
+    (["--reserve", "3 gb"], "is not in B", "case-sensitive"),
+    (["--explain", "attention", "--format", "csv"], "--explain has no --format csv", "json"),
+    (["--output", "no/such/folder/file.json"], "cannot write no/such/folder/file.json", "folder that exists"),
+    (["--batchsize", "4"], "no such option: --batchsize", "--help"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"), MISTAKES, ids=lambda v: " ".join(v) if isinstance(v, list) else ""
+)
+def test_a_mistake_gets_two_lines_and_exit_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, hint: str
+) -> None:
+    code, out, err = ran(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: ") and message in lines[0]
+    assert lines[1].startswith("hint: ") and hint in lines[1]
+
+
+def test_a_wrong_command_suggests_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["analize"]) == 2
+    assert capsys.readouterr().err == (
+        "error: unknown command 'analize'\nhint: did you mean 'analyze'? `kvperf --help` lists what there is\n"
+    )
+
+
+def test_output_is_whole_or_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "record.json"
+    assert ran(capsys, "--format", "json", "--output", str(target)) == (0, "", "")
+    assert json.loads(target.read_text())["schema"] == "kvperf.analysis/1"
+    below_a_file = target / "below" / "record.json"
+    assert ran(capsys, "--output", str(below_a_file))[0] == 2
+    onto_a_folder = tmp_path / "folder"
+    onto_a_folder.mkdir()
+    assert ran(capsys, "--output", str(onto_a_folder))[0] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "record.json"]
+
+
+def test_contexts_from_a_file_are_those_of_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "contexts.txt"
+    file.write_text("1024\n4096 131072\n")
+    assert ran(capsys, "--contexts", str(file)) == ran(capsys, "--contexts", "1024,4096,131072")
+
+
+def test_a_profile_of_ones_own_is_taken_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path(kvperf.__file__).parent.parent / "hardware" / "h100-sxm.yaml"
+    mine = tmp_path / "mine.yaml"
+    text = shipped.read_text(encoding="utf-8")
+    mine.write_text(
+        text.replace("bandwidth: {value: 3.35 TB/s, kind: spec", "bandwidth: {value: 6.7 TB/s, kind: measured")
+    )
+    code, out, _ = ran(capsys, "--gpu", str(mine), "--format", "json")
+    assert code == 0
+    assert json.loads(out)["gpu"]["hbm_bytes_per_s"] == 6.7e12
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("value: 3.35 TB/s", "value: 3.35e12", "3.35e12"),
+        ("value: 80 GiB", "value: 80 gb", "80 gb"),
+        ("sms: {value: 132", "sms: {value: 132}\nsms: {value: 132", "twice"),
+        ("bandwidth: {value: 3.35", "bandwith: {value: 3.35", "bandwith"),
+    ],
+)
+def test_a_wrong_profile_is_refused_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    shipped = Path(kvperf.__file__).parent.parent / "hardware" / "h100-sxm.yaml"
+    text = shipped.read_text(encoding="utf-8")
+    assert old in text
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text.replace(old, new, 1))
+    code, out, err = ran(capsys, "--gpu", str(mine))
+    assert (code, out) == (2, "")
+    first, second = err.splitlines()
+    assert message in first and second.startswith("hint: ")
+    assert first.startswith(f"error: {mine}:") and first.split(":")[2].isdigit() and first.split(":")[3].isdigit()
+
+
+def test_explain_prints_the_formula_its_symbols_and_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, "--explain", "attention")
+    assert code == 0
+    assert "matrix_flops           = 2*H*(D + Dv)*P" in out
+    assert "= 67,108,864" in out  # 4·32·128·4096, one layer
+    assert "P         = 4,096  query-key pairs under the causal mask" in out
+    assert "arXiv:2205.14135" in out
+    code, out, _ = ran(capsys, "--explain", "attention", "--format", "json")
+    assert json.loads(out)["parts"][0]["layers"] == 32
+
+
+@pytest.mark.parametrize("name", ALL_STAGES)
+def test_every_stage_explains_what_the_record_holds(name: str) -> None:
+    from kvperf import api
+    from kvperf.explanation import explain_stage
+
+    record = kvperf.analyze(gpu="h100", model=name, batch=4)
+    gpu, model, workload = api.prepare("h100", name, batch=4)
+    for stage in record.stages:
+        found = explain_stage(gpu, model, workload, stage.name)
+        sums: dict[str, Any] = {}
+        for part in found.parts:
+            for formula in part.explanation.formulas:
+                sums[formula.name] = sums.get(formula.name, 0) + part.layers * formula.value
+        for figure in (
+            "matrix_flops",
+            "weight_bytes",
+            "kv_read_bytes",
+            "kv_write_bytes",
+            "compulsory_bytes",
+            "kernels",
+        ):
+            assert sums.get(figure, 0) == pytest.approx(getattr(stage, figure), rel=1e-12), (stage.name, figure)
+        assert found.bound_s == stage.bound_s
+
+
+def test_a_pipe_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m kvperf analyze | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("h100-sxm · llama-3.1-8b")
+    assert done.stderr == ""
+
+
+def test_mixed_and_chunked_steps_say_what_they_are() -> None:
+    assert headline(kvperf.analyze(batch=32, chunk_tokens=512, chunk_cached=1536)).endswith("contexts 2048–4096")
+    chunk = kvperf.analyze(phase="prefill", seq=8192, new_tokens=2048)
+    assert chunk.workload.phase == "chunk"
+    assert "2048 new tokens" in headline(chunk)
