@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 
 import msgspec
 
@@ -85,7 +86,7 @@ def kept_modules(model: Model, naming: Naming, patterns: Iterable[str], where: s
     for index, layer in enumerate(sequence):
         matched: dict[str, list[bool]] = {}
         for module, name in layer_matrices(naming, model.mixers[layer.mixer], model.ffns[layer.ffn]):
-            hits = [pattern for pattern in patterns if _matches(pattern, f"layers.{index}.{name}")]
+            hits = [pattern for pattern in patterns if _names(pattern, index, name)]
             used.update(hits)
             if module != _SMALL:
                 matched.setdefault(module, []).append(bool(hits))
@@ -152,6 +153,13 @@ def _ffn(naming: Naming, ffn: Ffn) -> list[tuple[str, str]]:
     return found
 
 
+def _names(pattern: str, layer: int, name: str) -> bool:
+    """Whether a list entry means a matrix of this layer. An entry without a digit means it in every layer or none."""
+    place = layer if any(mark.isdigit() for mark in pattern) else 0
+    return _matches(pattern, f"layers.{place}.{name}")
+
+
+@cache
 def _matches(pattern: str, name: str) -> bool:
     """Whether a list entry means the matrix `name`: a regular expression, a wildcard, or whole components of it."""
     full = [prefix + name for prefix in PREFIXES]
