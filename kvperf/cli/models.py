@@ -11,7 +11,7 @@ from kvperf.cli.options import Format, Output
 from kvperf.errors import KvperfError
 from kvperf.model import load_model, model_names
 from kvperf.render.output import csv_text, json_text, write
-from kvperf.render.table import Table, markdown, plain
+from kvperf.render.table import Table, is_terminal, markdown, on_terminal, plain
 
 app = typer.Typer(
     name="models",
@@ -31,12 +31,11 @@ def models(context: typer.Context, format: Format = "table", output: Output = No
 
     rows = [summary(load_model(name)) for name in model_names()]
     if format == "json":
-        text = json_text({"schema": "kvperf.models/1", "models": rows})
+        write(json_text({"schema": "kvperf.models/1", "models": rows}), output)
     elif format == "csv":
-        text = csv_text(rows)
+        write(csv_text(rows), output)
     else:
-        text = _drawn(list_table(rows), format)
-    write(text, output)
+        _print([list_table(rows)], "", format, output)
 
 
 @app.command()
@@ -51,14 +50,13 @@ def show(
 
     model = load_model(name)
     if format == "json":
-        text = json_text(record(model))
+        write(json_text(record(model)), output)
     elif format == "csv":
-        text = csv_text(module_rows(model))
+        write(csv_text(module_rows(model)), output)
     else:
-        notes = published_lines(model, parameters(model))
-        listed = "".join(f"- {line.strip()}\n" if format == "md" else f"{_wrapped(line)}\n" for line in notes)
-        text = "\n".join([_drawn(shape_table(model), format), _drawn(module_table(model), format), listed])
-    write(text, output)
+        lines = published_lines(model, parameters(model))
+        notes = "".join(f"- {line.strip()}\n" if format == "md" else f"{_wrapped(line)}\n" for line in lines)
+        _print([shape_table(model), module_table(model)], notes, format, output)
 
 
 @app.command("import")
@@ -76,8 +74,18 @@ def import_(
     write(yaml_text(load_model(path)), output)
 
 
-def _drawn(table: Table, format: str) -> str:
-    return markdown(table) if format == "md" else plain(table)
+def _print(tables: list[Table], notes: str, format: str, output: Path | None) -> None:
+    """Tables and the notes below them: with rules on a terminal, plain text elsewhere."""
+    if format == "table" and output is None and is_terminal():
+        from rich.console import Console
+
+        for table in tables:
+            on_terminal(table, Console())
+            print()
+        print(notes, end="")
+        return
+    draw = markdown if format == "md" else plain
+    write("\n".join([*(draw(table) for table in tables), *([notes] if notes else [])]), output)
 
 
 def _wrapped(line: str) -> str:
