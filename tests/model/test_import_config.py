@@ -150,6 +150,28 @@ def test_other_families_import() -> None:
     assert count.active_core == pytest.approx(9.80e9, rel=1e-3)
 
 
+def test_llama_4_maverick_alternates_dense_and_sparse_layers() -> None:
+    """ai-dynamo/aiconfigurator, meta-llama--Llama-4-Maverick-17B-128E-Instruct_config.json: text tower of 400.7B."""
+    held = config("llama-4-scout")
+    held["text_config"] |= {"interleave_moe_layer_step": 2, "num_local_experts": 128, "use_qk_norm": False}
+    model = import_config(held, "llama-4-maverick")
+    assert parameters(model).total == 400_711_848_960
+    assert [layer.ffn for layer in model.layer_sequence()[:4]] == ["dense", "moe", "dense", "moe"]
+    held["text_config"]["no_rope_layers"] = [1, 1, 1, 0] * 12
+    assert import_config(held, "llama-4-maverick").layers == model.layers
+
+
+def test_deepseek_v2_lite_projects_queries_at_once() -> None:
+    """HF safetensors total of DeepSeek-V2-Lite: 15,706,484,224."""
+    held = config("deepseek-v2") | {
+        "hidden_size": 2048, "num_hidden_layers": 27, "num_attention_heads": 16, "q_lora_rank": None,
+        "intermediate_size": 10944, "moe_intermediate_size": 1408, "n_routed_experts": 64, "topk_method": "greedy",
+    }  # fmt: skip
+    count = parameters(import_config(held, "deepseek-v2-lite"))
+    assert count.total == 15_706_484_224
+    assert count.active_streamed == pytest.approx(2.45e9, rel=2e-3)
+
+
 def test_a_config_in_a_directory_is_named_after_it(tmp_path: Path) -> None:
     folder = tmp_path / "My-Model"
     folder.mkdir()
