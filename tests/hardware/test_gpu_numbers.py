@@ -80,7 +80,7 @@ def test_mma_sync_on_hopper_is_not_the_wgmma_peak() -> None:
 
 def test_measured_ceilings() -> None:
     h100 = load_gpu("h100")
-    assert h100.measured_hbm_bytes_per_s == 3.05e12
+    assert h100.measured_hbm_bytes_per_s == 3.17e12  # a decode kernel reads faster than the best copy, 3.05
     assert h100.measured_peak("bf16") == 956e12
     assert h100.measured_peak("fp16") == 956e12  # one unit, one rate
     assert h100.measured_peak("fp8") == 1633e12
@@ -98,8 +98,8 @@ def test_a_reading_above_the_rated_clock_is_no_ceiling() -> None:
 
 def test_readings_of_a_sister_card_are_not_this_ones() -> None:
     l40s = load_gpu("l40s")
-    assert any(m.on == "L40" for m in l40s.profile.measured)
-    assert l40s.measured_hbm_bytes_per_s is None
+    assert any(m.on == "L40" and m.value > 760e9 for m in l40s.profile.measured)
+    assert l40s.measured_hbm_bytes_per_s == 760e9  # its own decode attention, not the L40's 845 of a stream
     assert l40s.graph_launch_s is None
     assert all(level.latency_cycles is None for level in l40s.levels()[1:])
 
