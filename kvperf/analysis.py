@@ -1,187 +1,34 @@
-"""The record of one analysis: `kvperf.analysis/1`. Every view renders it and computes nothing."""
+"""Make the record of one step: bound every stage, add it up, see what fits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from kvperf import __version__
 from kvperf.arith import Number
 from kvperf.bound import Resources, achievable_s, resources, ridge_flops_per_byte
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory, memory
-from kvperf.ceilings import Ceilings, ceilings, mma_utilisation
+from kvperf.ceilings import ceilings, mma_utilisation
 from kvperf.layout import Layout, one_rank
 from kvperf.model.architecture import MODULES, Experts, GroupedQuery, Model
 from kvperf.model.parameters import parameters
 from kvperf.pipeline import StageWork, pipeline, total_work
+from kvperf.record import (
+    Analysis,
+    AttentionFacts,
+    GpuFacts,
+    ModelFacts,
+    RequestFacts,
+    StageFigures,
+    StepFigures,
+    UsedPeak,
+    WorkloadFacts,
+)
 from kvperf.workload import Requests, Workload
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
     from kvperf.work import Work
-
-
-class UsedPeak(msgspec.Struct, frozen=True):
-    """A dense matrix peak that the bound used, and where it comes from."""
-
-    operand: str
-    flops_per_s: Number
-    dtype: str
-    accumulator: str
-    path: str
-    kind: str
-    source: tuple[str, ...]
-
-
-class GpuFacts(msgspec.Struct, frozen=True):
-    """The figures of the GPU that the analysis used.
-
-    ridge_flops_per_byte  peak of the step's main operand format over the HBM peak
-    mma_tile_rows         rows of the matrix tile that mma_utilisation assumes
-    """
-
-    name: str
-    title: str
-    architecture: str
-    sms: int | None
-    peaks: tuple[UsedPeak, ...]
-    hbm_bytes_per_s: Number
-    hbm_source: tuple[str, ...]
-    hbm_capacity_bytes: int
-    l2_capacity_bytes: int | None
-    l2_bytes_per_s: Number | None
-    link_bytes_per_s: Number | None
-    measured_hbm_bytes_per_s: Number | None
-    ridge_flops_per_byte: Number | None
-    mma_tile_rows: int | None
-
-
-class ModelFacts(msgspec.Struct, frozen=True):
-    """The model: its published name and parameter counts (null for attention alone)."""
-
-    name: str | None
-    parameters: int | None
-    active_parameters: int | None
-    streamed_parameters: int | None
-    max_context_tokens: int | None
-    source: tuple[str, ...]
-
-
-class RequestFacts(msgspec.Struct, frozen=True):
-    """A group of sequences alike."""
-
-    count: int
-    context_tokens: int
-    new_tokens: int
-
-
-class WorkloadFacts(msgspec.Struct, frozen=True):
-    """The step as it was asked for, defaults filled in.
-
-    context_tokens, new_tokens  of the longest sequence
-    module_dtypes               the dtype of each kind of matrix ("mixed" where layers differ)
-    routing                     how experts are chosen, where the model has experts
-    """
-
-    phase: str
-    batch: int
-    context_tokens: int
-    new_tokens: int
-    requests: tuple[RequestFacts, ...]
-    weight_dtype: str
-    activation_dtype: str
-    kv_dtype: str
-    module_dtypes: dict[str, str]
-    page_tokens: int
-    fusion: str
-    qkv_gemms: int
-    sampling: str
-    routing: str | None
-    tp: int = 1
-    pp: int = 1
-    cp: int = 1
-    ep: int = 1
-    attention_dp: int = 1
-    stack: str | None = None
-    cuda_graphs: bool = True
-    cache_state: Literal["cold", "warm"] = "cold"
-
-
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage and a step have in common: totals over their layers, on the busiest GPU."""
-
-    kernels: Number
-    flops: Number
-    matrix_flops: Number
-    weight_bytes: Number
-    activation_bytes: Number
-    kv_read_bytes: Number
-    kv_write_bytes: Number
-    hbm_bytes: Number
-    compulsory_bytes: Number
-    link_bytes: Number
-    flops_per_byte: Number | None
-    mma_utilisation: Number | None
-    resources: Resources
-    bound_s: Number
-    bound_by: str
-    ceilings: Ceilings
-    achievable_s: Number | None
-    predicted_s: Number | None = None
-    predicted_low_s: Number | None = None
-    predicted_high_s: Number | None = None
-    calibration: str | None = None
-    launches: Number | None = None
-
-
-class StageFigures(Figures, frozen=True, kw_only=True):
-    """One stage of the step. `share` is of predicted_s where there is one, else of bound_s."""
-
-    name: str
-    layers: int
-    share: Number
-
-
-class StepFigures(Figures, frozen=True, kw_only=True):
-    """The whole step. Stages may overlap in bound_s; serial_bound_s is the sum of their bounds."""
-
-    serial_bound_s: Number
-    tokens_per_s_bound: Number
-    tokens_per_s_predicted: Number | None = None
-
-
-class AttentionFacts(msgspec.Struct, frozen=True):
-    """Attention alone: its two products and its operands apart."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    qk_flops: Number
-    av_flops: Number
-    query_bytes: Number
-    key_bytes: Number
-    value_bytes: Number
-    output_bytes: Number
-    flops_per_byte: Number
-    tensor_s: Number
-    hbm_s: Number
-    mma_utilisation_by_tile_rows: dict[str, Number]
-
-
-class Analysis(msgspec.Struct, frozen=True, rename={"schema_version": "schema"}):
-    """One step of one model on one GPU (or the busiest of several). All figures in SI base units."""
-
-    schema_version: Literal["kvperf.analysis/1"]
-    version: str
-    gpu: GpuFacts
-    model: ModelFacts
-    workload: WorkloadFacts
-    stages: tuple[StageFigures, ...]
-    step: StepFigures
-    memory: Memory
-    attention: AttentionFacts | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def analyse(

@@ -14,9 +14,9 @@ from kvperf.model import load_model
 from kvperf.workload import Fusion, Phase, Sampling, Workload
 
 if TYPE_CHECKING:
-    from kvperf.analysis import Analysis
     from kvperf.hardware import Gpu
     from kvperf.model.architecture import Model
+    from kvperf.record import Analysis
 
 
 def analyze(

@@ -13,9 +13,9 @@ import msgspec
 
 from kvperf.arith import Number, ceil_div, floor, most
 from kvperf.dtypes import DType, matrix_bytes
-from kvperf.layout import Layout, Shard
+from kvperf.layout import Layout, Shard, one_rank
 from kvperf.model.architecture import Compressed, Experts, Latent, Model
-from kvperf.pipeline import StageWork
+from kvperf.pipeline import StageWork, pipeline
 from kvperf.stages.compressed import compressed_cache_bytes
 from kvperf.stages.kv_update import cached_bytes, cached_elements, span_of
 from kvperf.stages.moe import expected_experts, expert_bytes
@@ -77,6 +77,14 @@ def memory(
         max_batch=None if max_batch is None else int(max_batch) if isinstance(max_batch, float) else max_batch,
         max_context_tokens=max_context,
     )
+
+
+def footprint(model: Model, context_tokens: int = 1, kv_dtype: str | None = None) -> Memory:
+    """One sequence of `context_tokens` on one GPU, weights as published, no page rounding; capacity unknown."""
+    requests = (Requests(1, context_tokens, 1),)
+    workload = Workload("decode", requests, kv_dtype=kv_dtype, page_tokens=1)
+    layout = one_rank(model, workload)
+    return memory(model, layout, workload, pipeline(layout, workload), None)
 
 
 def resident_weight_bytes(model: Model, layout: Layout, workload: Workload, stages: Sequence[StageWork]) -> Any:

@@ -32,6 +32,7 @@ from kvperf.stages import (
     projection,
     recurrent,
 )
+from kvperf.stages import hyper_connection as hyper
 from kvperf.stages import rope as rotary
 from kvperf.stages import sampling as sample
 from kvperf.work import Work
@@ -133,7 +134,7 @@ def _planned(layout: Layout, workload: Workload) -> Iterator[tuple[str, StageFun
             else:
                 yield name, formula, owned.shard, owned.layers
     if ends.hyper_streams:
-        yield "hyper_connection", compressed.hyper_head, ends, 1
+        yield "hyper_connection", hyper.hyper_head, ends, 1
     if ends.final_norm:
         yield "final_norm", norm.final_norm, ends, 1
     yield "lm_head", lm_head.lm_head, ends, 1
@@ -198,7 +199,7 @@ def _latent(mixer: Latent) -> list[Planned]:
 
 def _compressed(mixer: Compressed) -> list[Planned]:
     stages: list[Planned] = [
-        ("hyper_connection", compressed.hyper_connection),
+        ("hyper_connection", hyper.hyper_connection),
         ("query_down", latent.query_down),
         ("query_up", latent.query_up),
         ("kv_down", compressed.compressed_kv_down),

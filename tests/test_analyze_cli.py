@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 import kvperf
-from kvperf.analysis import Analysis
 from kvperf.cli import run
+from kvperf.record import Analysis
 from kvperf.render import table
 from kvperf.render.analysis import ceiling_table, headline, stage_table
 
@@ -40,9 +40,43 @@ def test_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["schema"] == "kvperf.analysis/1"
     assert record["model"]["parameters"] == 8030261248
     stage = {
-        *("name layers kernels flops matrix_flops weight_bytes activation_bytes kv_read_bytes kv_write_bytes".split()),
-        *("hbm_bytes compulsory_bytes link_bytes flops_per_byte mma_utilisation resources bound_s bound_by".split()),
-        *("ceilings achievable_s predicted_s predicted_low_s predicted_high_s calibration launches share".split()),
+        *(
+            [
+                "name",
+                "layers",
+                "kernels",
+                "flops",
+                "matrix_flops",
+                "weight_bytes",
+                "activation_bytes",
+                "kv_read_bytes",
+                "kv_write_bytes",
+            ]
+        ),
+        *(
+            [
+                "hbm_bytes",
+                "compulsory_bytes",
+                "link_bytes",
+                "flops_per_byte",
+                "mma_utilisation",
+                "resources",
+                "bound_s",
+                "bound_by",
+            ]
+        ),
+        *(
+            [
+                "ceilings",
+                "achievable_s",
+                "predicted_s",
+                "predicted_low_s",
+                "predicted_high_s",
+                "calibration",
+                "launches",
+                "share",
+            ]
+        ),
     }
     assert set(record["stages"][0]) == stage
     assert set(record["stages"][0]["resources"]) == {"tensor_s", "hbm_s", "link_s"}
@@ -50,10 +84,13 @@ def test_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(record["stages"][0]["ceilings"]) == ceilings
     step = (stage - {"name", "layers", "share"}) | {"serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted"}
     assert set(record["step"]) == step
-    workload = set("phase batch context_tokens new_tokens requests weight_dtype activation_dtype kv_dtype".split())
-    workload |= set("page_tokens fusion tp pp cp ep attention_dp stack cuda_graphs cache_state".split())
+    workload = {"phase", "batch", "context_tokens", "new_tokens", "requests"}
+    workload |= {"weight_dtype", "activation_dtype", "kv_dtype"}
+    workload |= {"page_tokens", "fusion", "tp", "pp", "cp", "ep", "attention_dp", "stack", "cuda_graphs", "cache_state"}
     assert workload <= set(record["workload"])
-    memory = set("resident_weight_bytes kv_cache_bytes kv_bytes_per_token activation_peak_bytes reserve_bytes".split())
+    memory = {
+        *("resident_weight_bytes", "kv_cache_bytes", "kv_bytes_per_token", "activation_peak_bytes", "reserve_bytes"),
+    }
     assert memory | {"capacity_bytes", "fits", "max_batch", "max_context_tokens"} <= set(record["memory"])
 
 

@@ -14,6 +14,7 @@ from kvperf.model.architecture import Model
 from kvperf.model.parameters import parameters
 from kvperf.pipeline import pipeline
 from kvperf.workload import Requests, Workload
+from tests.references.checkpoint import checkpoint_bytes
 from tests.strategies import models, recurrent
 
 GIB = 2**30
@@ -40,6 +41,12 @@ def test_every_parameter_is_resident_once(name: str) -> None:
 def test_checkpoints_in_their_published_precision(model: str, gib: float, source: str) -> None:
     kept = kvperf.analyze(gpu="h100", model=model).memory
     assert kept.resident_weight_bytes / GIB == pytest.approx(gib, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_resident_weights_agree_with_a_count_module_by_module(name: str) -> None:
+    kept = kvperf.analyze(gpu="h100", model=name).memory
+    assert kept.resident_weight_bytes == pytest.approx(checkpoint_bytes(load_model(name)), rel=1e-12)
 
 
 def test_kv_is_paged() -> None:

@@ -25,6 +25,7 @@ FLOW: tuple[tuple[str, ...], ...] = (
     ("bound", "ceilings"),
     ("capacity",),
     ("inputs",),
+    ("record",),
     ("analysis",),
     ("explanation",),
     ("api",),

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvperf.analysis import Analysis, analyse
+from kvperf.analysis import analyse
 from kvperf.errors import KvperfError
 from kvperf.layout import one_rank
 from kvperf.model.architecture import GroupedQuery, Latent, Model
 from kvperf.model.parameters import parameters
 from kvperf.pipeline import StageWork, pipeline, total_work
+from kvperf.record import Analysis
 from kvperf.stages.kv_update import cached_bytes
 from kvperf.work import Work
 from kvperf.workload import Requests, Workload

@@ -9,12 +9,11 @@ import msgspec
 import pytest
 import yaml
 
+from kvperf.capacity import footprint
 from kvperf.model import load_model, model_names
 from kvperf.model.architecture import Dense, GroupedQuery, Indexer, Latent, Model, Run
-from kvperf.model.checkpoint import checkpoint_bytes
 from kvperf.model.hub import import_config
 from kvperf.model.hub.shape import same
-from kvperf.model.kv_cache import kv_bytes_per_token, kv_cache_bytes
 from kvperf.model.parameters import parameters
 from tests.model.configs import config
 
@@ -170,20 +169,31 @@ def with_a_63rd_layer(model: Model) -> Model:
     return msgspec.structs.replace(model, layers=(*model.layers, Run(1, model.layers[-1].block)))
 
 
+def checkpoint_bytes(model: Model) -> float:
+    return footprint(model).resident_weight_bytes
+
+
+def kv_bytes_per_token(model: Model, kv_dtype: str | None = None) -> float:
+    return footprint(model, kv_dtype=kv_dtype).kv_bytes_per_token
+
+
+def kv_cache_bytes(model: Model, context_tokens: int) -> float:
+    return footprint(model, context_tokens).kv_cache_bytes
+
+
 def ratio(name: str) -> float:
     return kv_bytes_per_token(load_model(name)) / kv_bytes_per_token(load_model("deepseek-v3"))
 
 
 def values() -> dict[str, float]:
     """Our value of each published figure, in its unit."""
-    fp8 = 656 / 576  # bytes of an element of the latent, scales included
     oss, small = load_model("gpt-oss-120b"), gpt_oss_20b()
     count = parameters(oss)
     r1, glm = load_model("deepseek-r1"), load_model("glm-5")
     v3, v4 = load_model("deepseek-v3"), load_model("deepseek-v4-pro")
     assert r1.mtp is not None and glm.mtp is not None and v3.mtp is not None
     million = 2**20
-    v2_kv = kv_bytes_per_token(load_model("deepseek-v2"), 6 / 8)
+    v2_kv = kv_bytes_per_token(load_model("deepseek-v2")) * 6 / 16
     deepseek_67b = 95 * 2 * 8 * 128 * 2
     by_name = {
         f"kv-{name}": kv_bytes_per_token(load_model(name))
@@ -197,9 +207,9 @@ def values() -> dict[str, float]:
         "kv-ratio-qwen2.5-72b": ratio("qwen2.5-72b"),
         "kv-ratio-llama-3.1-405b": ratio("llama-3.1-405b"),
         "kv-deepseek-128k": kv_cache_bytes(with_a_63rd_layer(v3), 128 * 1024) / GIB,
-        "kv-mla-fp8": kv_bytes_per_token(v3, fp8) / 61,
-        "kv-deepseek-v3.2-fp8": kv_bytes_per_token(load_model("deepseek-v3.2"), fp8),
-        "kv-glm-5-fp8": kv_bytes_per_token(glm, fp8),
+        "kv-mla-fp8": kv_bytes_per_token(v3, "fp8") / 61,
+        "kv-deepseek-v3.2-fp8": kv_bytes_per_token(load_model("deepseek-v3.2"), "fp8"),
+        "kv-glm-5-fp8": kv_bytes_per_token(glm, "fp8"),
         "kv-deepseek-v4-pro-1m": kv_cache_bytes(v4, million) / GIB,
         "kv-ratio-deepseek-v4-pro": kv_cache_bytes(with_index_keys_in_kv_dtype(load_model("deepseek-v3.2")), million)
         / kv_cache_bytes(v4, million),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from kvperf.render import output as out
 
 if TYPE_CHECKING:
-    from kvperf.analysis import Analysis
     from kvperf.hardware import Gpu
     from kvperf.model.architecture import Model
+    from kvperf.record import Analysis
     from kvperf.workload import Workload
 
 

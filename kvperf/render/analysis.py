@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kvperf.analysis import Analysis, StageFigures, StepFigures
+from kvperf.record import Analysis, StageFigures, StepFigures
 from kvperf.render.table import Table
 from kvperf.units import binary, decimal, prefix_for, significant
 

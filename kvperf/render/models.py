@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from kvperf.capacity import footprint
 from kvperf.model.architecture import (
     Compressed,
     DeltaNet,
@@ -15,8 +16,6 @@ from kvperf.model.architecture import (
     Mixer,
     Model,
 )
-from kvperf.model.checkpoint import checkpoint_bytes
-from kvperf.model.kv_cache import kv_bytes_per_token
 from kvperf.model.parameters import ParameterCount, parameters
 from kvperf.render.table import Table
 from kvperf.units import binary, significant
@@ -44,7 +43,7 @@ def summary(model: Model) -> dict[str, Any]:
         "active_parameters": count.active,
         "layers": len(model.layer_sequence()),
         "attention": attention(model),
-        "kv_bytes_per_token": kv_bytes_per_token(model),
+        "kv_bytes_per_token": footprint(model).kv_bytes_per_token,
         "max_context_tokens": model.max_context_tokens,
     }
 
@@ -88,7 +87,7 @@ def record(model: Model) -> dict[str, Any]:
         "active_experts": count.active_experts,
         "active_streamed_parameters": count.active_streamed,
         "active_core_parameters": count.active_core,
-        "checkpoint_bytes": checkpoint_bytes(model),
+        "checkpoint_bytes": footprint(model).resident_weight_bytes,
         "published_parameters": exact,
         "agrees": None if exact is None else exact == count.total,
         "source": list(model.source),
@@ -133,8 +132,8 @@ def shape_table(model: Model) -> Table:
         ("hidden size", str(model.hidden_size)),
         ("vocabulary", f"{model.vocab_size}{' (tied)' if model.tied_embeddings else ''}"),
         ("context", f"{model.max_context_tokens} tokens"),
-        ("KV bytes/token", f"{binary(kv_bytes_per_token(model))} in bf16"),
-        ("checkpoint", f"{_precision(model)}, {binary(checkpoint_bytes(model))}"),
+        ("KV bytes/token", f"{binary(footprint(model).kv_bytes_per_token)} in bf16"),
+        ("checkpoint", f"{_precision(model)}, {binary(footprint(model).resident_weight_bytes)}"),
     ]
     counts: dict[tuple[str, str], int] = {}
     for layer in model.layer_sequence():

@@ -1,4 +1,4 @@
-"""DeepSeek-V4 attention: a window of plain keys, compressed keys for the rest, several residual streams."""
+"""DeepSeek-V4 attention: a window of plain keys, and compressed keys for the rest."""
 
 from __future__ import annotations
 
@@ -200,69 +200,6 @@ def compressed_attention(shard: Shard, workload: Workload) -> Work:
         activation_write_bytes=a * T * H * D,
         kv_read_bytes=c * D * (Rw + Rc),
         compulsory_bytes=c * D * (Cw + Cc),
-        kernels=launches,
-    )
-
-
-def hyper_connection(shard: Shard, workload: Workload) -> Work:
-    """Mix the residual streams before and after mixer and FFN, with weights computed from the streams.
-
-    matrix_flops           = 2*2*T*streams*d*mixing
-    vector_flops           = 2*2*T*streams*streams*d
-    conversions            = converted*elements
-    weight_bytes           = b*2*(streams*d*mixing + mixing + 3)
-    activation_read_bytes  = 2*a*T*(2*streams + 1)*d
-    activation_write_bytes = 2*a*T*(streams + 1)*d
-    compulsory_bytes       = b*2*(streams*d*mixing + mixing + 3)
-    kernels                = launches
-
-    streams  residual streams
-    mixing   mixing coefficients: 2*streams + streams*streams
-
-    Source: Zhu et al. 2024 (hyper-connections, arXiv:2409.19606); DeepSeek-V4 config key hc_mult.
-    """
-    streams = _compressed(shard).hyper_streams
-    T, d, mixing = workload.tokens, shard.hidden_size, 2 * streams + streams * streams
-    a, b = boundary_bytes(shard, workload), shard.formats.base.element_bytes
-    launches = workload.launches(serving=4)
-    flops = 2 * 2 * T * streams * d * mixing
-    return Work(
-        **product(flops, T, shard.formats.base, shard.activation, 0),
-        vector_flops=2 * 2 * T * streams * streams * d,
-        weight_bytes=b * 2 * (streams * d * mixing + mixing + 3),
-        activation_read_bytes=2 * a * T * (2 * streams + 1) * d,
-        activation_write_bytes=2 * a * T * (streams + 1) * d,
-        compulsory_bytes=b * 2 * (streams * d * mixing + mixing + 3),
-        kernels=launches,
-    )
-
-
-def hyper_head(shard: Shard, workload: Workload) -> Work:
-    """Mix the residual streams into one before the final norm.
-
-    matrix_flops           = 2*T*streams*streams*d
-    vector_flops           = 2*T*streams*d
-    conversions            = converted*elements
-    weight_bytes           = b*(streams*streams*d + streams + 1)
-    activation_read_bytes  = a*T*streams*d
-    activation_write_bytes = a*T*d
-    compulsory_bytes       = b*(streams*streams*d + streams + 1)
-    kernels                = launches
-
-    streams  residual streams
-
-    Source: Zhu et al. 2024 (hyper-connections, arXiv:2409.19606); DeepSeek-V4 config key hc_mult.
-    """
-    T, d, streams = workload.tokens, shard.hidden_size, shard.hyper_streams
-    a, b = boundary_bytes(shard, workload), shard.formats.base.element_bytes
-    launches = workload.launches(serving=1)
-    return Work(
-        **product(2 * T * streams * streams * d, T, shard.formats.base, shard.activation, 0),
-        vector_flops=2 * T * streams * d,
-        weight_bytes=b * (streams * streams * d + streams + 1),
-        activation_read_bytes=a * T * streams * d,
-        activation_write_bytes=a * T * d,
-        compulsory_bytes=b * (streams * streams * d + streams + 1),
         kernels=launches,
     )
 

@@ -1,4 +1,4 @@
-"""Bytes of a published checkpoint: each module in the dtype it is published in."""
+"""Bytes of a published checkpoint counted module by module: an independent reference for the resident weights."""
 
 from __future__ import annotations
 
