@@ -207,10 +207,10 @@ def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory, tp: int)
     longest = max(r.context_tokens for r in workload.requests)
     if longest > model.max_context_tokens:
         found.append(f"context {longest} is beyond {model.name}'s maximum of {model.max_context_tokens} tokens")
-    if kept.fits is False:
+    if kept.fits is False and kept.capacity_bytes is not None:
         found.append(
-            f"this step does not fit: it needs {_gib(_needed(kept))}, {gpu.name} has {_gib(kept.capacity_bytes)} "
-            f"of which {kept.usable_fraction:.0%} are used"
+            f"this step does not fit: it needs {_gib(_needed(kept))} of the "
+            f"{_gib(kept.capacity_bytes * kept.usable_fraction)} that {kept.usable_fraction:.0%} of {gpu.name} gives"
         )
     if tp > 1 and workload.scope == "step":
         found.append(f"the collectives of --tp {tp} are not in these figures: the bound is one rank's own work")
@@ -221,5 +221,5 @@ def _needed(kept: Memory) -> Number:
     return kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
 
 
-def _gib(size: Number | None) -> str:
-    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+def _gib(size: Number) -> str:
+    return f"{size / 2**30:.1f} GiB"

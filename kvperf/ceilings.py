@@ -22,7 +22,7 @@ class Ceilings(msgspec.Struct, frozen=True):
 
     cuda_core_s   vector FLOPs over the FP32 vector peak (which counts a multiply-add as 2)
     sfu_s         exponentials over the special-function rate
-    conversion_s  converted elements over the conversion rate
+    conversion_s  converted elements over the rate of fp8 to scaled bf16; None where another format is converted
     l2_s          boundary traffic over the L2 bandwidth
     launch_s      kernels times the measured cost of a CUDA-graph node
     """
@@ -39,7 +39,7 @@ def ceilings(work: Work, gpu: Gpu) -> Ceilings:
     return Ceilings(
         cuda_core_s=_over(work.vector_flops, gpu.cuda_core_flops_per_s),
         sfu_s=_over(work.exponentials, gpu.exponentials_per_s),
-        conversion_s=_over(work.conversions, gpu.conversions_per_s),
+        conversion_s=_conversion_s(work, gpu),
         l2_s=_over(work.hbm_bytes, gpu.l2_bytes_per_s),
         launch_s=None if gpu.graph_launch_s is None else work.kernels * gpu.graph_launch_s,
     )
@@ -54,6 +54,13 @@ def mma_utilisation(work: Work, gpu: Gpu) -> Any:
     if not work.padded_flops or gpu.mma_rows is None:
         return None
     return work.matrix_flops / work.padded_flops[gpu.mma_rows]
+
+
+def _conversion_s(work: Work, gpu: Gpu) -> Any:
+    """Only the conversion of fp8 elements has a sourced rate."""
+    if set(work.conversions_by_format) - {"fp8"}:
+        return None
+    return _over(work.conversions, gpu.conversions_per_s) if work.conversions_by_format else 0.0
 
 
 def _over(amount: Any, rate: float | None) -> Any:

@@ -19,7 +19,8 @@ class Work(msgspec.Struct, frozen=True):
     matrix_by_operand  matrix FLOPs by the operand format of the product (one multiply-add is 2 FLOP)
     padded_flops       the same FLOPs with the rows of each product padded to whole tiles, by tile rows
     vector_flops       FLOPs outside matrix products (norms, softmax, activations, rotations)
-    exponentials       evaluations of exp;  conversions: elements converted to the operand format
+    exponentials       evaluations of exp
+    conversions_by_format  elements converted to the operand format, by the format they are stored in
     *_bytes            HBM traffic at kernel boundaries, by kind
     compulsory_bytes   what no implementation avoids: weights, cached KV, and the step's inputs and outputs, once each
     link_bytes         bytes that leave for other GPUs;  host_bytes: bytes that leave for the host
@@ -29,7 +30,7 @@ class Work(msgspec.Struct, frozen=True):
     padded_flops: dict[int, Any] = {}
     vector_flops: Any = 0
     exponentials: Any = 0
-    conversions: Any = 0
+    conversions_by_format: dict[str, Any] = {}
     weight_bytes: Any = 0
     activation_read_bytes: Any = 0
     activation_write_bytes: Any = 0
@@ -44,6 +45,11 @@ class Work(msgspec.Struct, frozen=True):
     def matrix_flops(self) -> Any:
         """Matrix FLOPs of all operand formats."""
         return total(self.matrix_by_operand.values())
+
+    @property
+    def conversions(self) -> Any:
+        """Elements converted, of all stored formats."""
+        return total(self.conversions_by_format.values())
 
     @property
     def flops(self) -> Any:

@@ -168,7 +168,9 @@ def test_what_does_not_fit_still_prints_and_exits_1(capsys: pytest.CaptureFixtur
     code, out, err = ran(capsys, "--model", "llama-3.1-70b")
     assert code == 1
     assert "DOES NOT FIT" in out
-    assert err.startswith("warning: this step does not fit: it needs 136.2 GiB, h100-sxm has ")
+    assert err.startswith(
+        "warning: this step does not fit: it needs 136.2 GiB of the 71.2 GiB that 90% of h100-sxm gives"
+    )
 
 
 def test_a_context_beyond_the_models_maximum_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

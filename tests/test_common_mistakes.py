@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from kvperf import analyze
-from kvperf.analysis import Analysis, StageFigures
 from kvperf.arith import ceil_div
 from kvperf.cli import run
 from kvperf.dtypes import dtype
-from kvperf.hardware import Gpu, load_gpu
+from kvperf.hardware import load_gpu
 from kvperf.hardware.levels import Level
 from kvperf.model import load_model
 from kvperf.model.architecture import Experts, GroupedQuery, Latent, Model
+from kvperf.record import StageFigures
 from kvperf.stages.moe import expected_experts
 from kvperf.units import parse
 
@@ -38,7 +38,12 @@ def sections() -> dict[str, str]:
 
 def commands() -> list[str]:
     """Every line of every fenced block."""
-    return [line for block in re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL) for line in block.split("\n") if line]
+    return [
+        line
+        for block in re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+        for line in block.split("\n")
+        if line
+    ]
 
 
 # ------------------------------------------------------------------------------ figures as the document writes them
@@ -125,7 +130,9 @@ def direction(bytes_per_s: float | None) -> str:
 def hierarchy() -> list[str]:
     registers, shared, l2 = level("h100", "registers"), level("h100", "shared memory"), level("h100", "L2 cache")
     hbm, far = level("h100", "HBM3"), level("a100", "L2 cache")
-    assert limit("h100", "shared_per_sm") - limit("h100", "shared_reserved_per_block") == limit("h100", "shared_per_block")
+    assert limit("h100", "shared_per_sm") - limit("h100", "shared_reserved_per_block") == limit(
+        "h100", "shared_per_block"
+    )
     return [
         kib(registers.size_bytes or 0),
         between(registers.latency_cycles),
@@ -140,6 +147,7 @@ def hierarchy() -> list[str]:
         f"{limit('h100', 'registers_per_thread')}",
         kib(limit("a100", "shared_per_sm")),
         kib(limit("a100", "shared_per_block")),
+        f"{limit('a100', 'shared_per_block'):,.0f}",
         kib(limit("a100", "shared_reserved_per_block")),
         between(far.latency_cycles),
         between(far.far_latency_cycles),
@@ -391,7 +399,11 @@ def scaling() -> list[str]:
         found.append(f"{stage('attention', **options).bound_s * 1e3:.1f}")
     one, eight = (record(model="deepseek-v3", tp=tp).memory.kv_bytes_per_token for tp in (1, 8))
     assert one == eight
-    return [*found, f"{eight / 2**10:.1f} KiB", f"{record(gpu='h100', model=model, tp=8).step.resources.hbm_s * 1e3:.2f}"]
+    return [
+        *found,
+        f"{eight / 2**10:.1f} KiB",
+        f"{record(gpu='h100', model=model, tp=8).step.resources.hbm_s * 1e3:.2f}",
+    ]
 
 
 def divided_weights() -> list[str]:
@@ -414,7 +426,9 @@ def efficiency() -> list[str]:
 
 
 def experts() -> list[str]:
-    tables = [next(f for f in load_model(m).ffns.values() if isinstance(f, Experts)) for m in ("mixtral-8x7b", "deepseek-v3")]
+    tables = [
+        next(f for f in load_model(m).ffns.values() if isinstance(f, Experts)) for m in ("mixtral-8x7b", "deepseek-v3")
+    ]
     assert [(f.experts, f.top_k) for f in tables] == [(8, 2), (256, 8)]
     expected = [expected_experts(ffn, tokens) for tokens in (1, 4, 8, 32, 64) for ffn in tables]
     return [f"{hit:.2f}" if hit < 10 else f"{hit:.3g}" for hit in expected]
@@ -517,7 +531,8 @@ def test_the_right_recurrences_are_exact(right: Callable[..., np.ndarray], score
     values = generator.normal(size=(length, 8))
     exact = exact_softmax(given, values)
     np.testing.assert_allclose(right(given, values, 32), exact, rtol=0, atol=1e-13)
-    if scores == "random" and length > 32:
-        assert np.abs(wrong_softmax(given, values, 32) - exact).max() > 0.01
+    if scores == "random" and length == 4096:
+        error = wrong_softmax(given, values, 32) - exact
+        assert np.linalg.norm(error) > 0.1 * np.linalg.norm(exact)
     if length <= 32:
         np.testing.assert_allclose(wrong_softmax(given, values, 32), exact, rtol=0, atol=1e-13)

@@ -83,8 +83,8 @@ def test_every_printed_formula_gives_what_the_stage_returned(options: dict[str, 
                 found = explain(part.formula, part.shard, workload)
                 work = part.formula(part.shard, workload)
                 printed = {formula.name: formula.value for formula in found.formulas}
-                for figure in (*Work.__struct_fields__, "matrix_flops"):
-                    if figure in ("matrix_by_operand", "padded_flops"):
+                for figure in (*Work.__struct_fields__, "matrix_flops", "conversions"):
+                    if figure in ("matrix_by_operand", "padded_flops", "conversions_by_format"):
                         continue
                     value = getattr(work, figure)
                     assert printed.get(figure, 0) == pytest.approx(value, rel=1e-12), (name, stage.name, figure)

@@ -60,7 +60,7 @@ def indexer(shard: Shard, workload: Workload) -> Work:
             tile: rows[tile] + 2 * heads * D * workload.padded_pairs(group=heads, rows=tile) for tile in TILE_ROWS
         },
         vector_flops=2 * heads * P,
-        conversions=converted * elements,
+        conversions_by_format={weight.operand: elements} if converted else {},
         weight_bytes=w * elements + s * (heads * D + D) + b * 2 * D,
         activation_read_bytes=x * T * (q_rank + 2 * d) + f * P,
         activation_write_bytes=a * T * (heads * D + D + heads) + f * P + z * T * top_k,

@@ -249,7 +249,7 @@ def latent_attention(shard: Shard, workload: Workload) -> Work:
         padded_flops={rows: filled * workload.padded_pairs(span, H, rows) for rows in TILE_ROWS},
         vector_flops=5 * H * (Pa + Px),
         exponentials=H * (Pa + Px),
-        conversions=converted * (rank + r) * R,
+        conversions_by_format={shard.kv.operand: (rank + r) * R} if converted else {},
         activation_read_bytes=a * H * (Ta * (rank + r) + Tx * (nope + r) + X * (nope + Dv) + 2 * scores * (Pa + Px))
         + 4 * pages,
         activation_write_bytes=a * H * (Ta * rank + Tx * Dv + 2 * scores * (Pa + Px)),

@@ -18,5 +18,5 @@ def product(flops: Any, rows: Any, weight: DType, given: DType, elements: Any) -
     return {
         "matrix_by_operand": {unit: flops},
         "padded_flops": padded_rows(flops, rows),
-        "conversions": converted * elements,
+        "conversions_by_format": {weight.operand: elements} if converted else {},
     }
