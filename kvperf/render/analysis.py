@@ -10,6 +10,16 @@ from kvperf.render.table import Table
 from kvperf.units import binary, decimal, prefix_for, significant
 
 
+# What `tokens_per_s_bound` counts: every new token of the step.
+COUNTED = {
+    "decode": "tokens",
+    "prefill": "prompt tokens",
+    "chunk": "prompt tokens",
+    "mixed": "tokens (prompt tokens included)",
+    "verify": "verified tokens",
+}
+
+
 def headline(record: Analysis) -> str:
     """What was analysed, defaults included."""
     work, gpu = record.workload, record.gpu
@@ -88,7 +98,8 @@ def ceiling_table(record: Analysis) -> Table:
 def summary(record: Analysis) -> list[str]:
     """The lines below the table."""
     step, gpu = record.step, record.gpu
-    rate = "" if record.attention else f"; {significant(step.tokens_per_s_bound, 4)} tokens/s at most"
+    rate = f"; {significant(step.tokens_per_s_bound, 4)} {COUNTED[record.workload.phase]}/s at most"
+    rate = "" if record.attention else rate
     lines = [
         f"bound {decimal(step.bound_s, 's', 4)} ({step.bound_by}): no kernels at this precision are faster{rate}",
         f"stages one after another {decimal(step.serial_bound_s, 's', 4)}; "
