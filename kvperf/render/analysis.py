@@ -9,7 +9,6 @@ from kvperf.record import Analysis, StageFigures, StepFigures
 from kvperf.render.table import Table
 from kvperf.units import binary, decimal, prefix_for, significant
 
-
 # What `tokens_per_s_bound` counts: every new token of the step.
 COUNTED = {
     "decode": "tokens",
@@ -143,8 +142,8 @@ def _flat(row: StageFigures | StepFigures) -> dict[str, Any]:
 
 
 def _fine_prefix(largest: float) -> tuple[str, float]:
-    """The prefix that leaves a hundredth of a step's total at least one digit before the point."""
-    return prefix_for(largest / 100)
+    """The prefix that leaves a thirtieth of a step's total at least one digit before the point."""
+    return prefix_for(largest / 30)
 
 
 def cell(value: float | None, scale: float) -> str:
