@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kvperf.record import Analysis, StageFigures, StepFigures
+from kvperf.record import Analysis, StageFigures, StepFigures, UsedPeak
 from kvperf.render.table import Table
 from kvperf.units import binary, decimal, prefix_for, significant
 
@@ -69,7 +69,7 @@ def stage_table(record: Analysis) -> Table:
             cell(row.flops, flop[1]),
             cell(row.hbm_bytes, size[1]),
             cell(row.flops_per_byte, 1),
-            row.bound_by,
+            row.bound_by if row.bound_s else "–",
             cell(row.bound_s, time[1]),
             f"{100 * row.share:.1f}" if stage else "",
         )
@@ -117,7 +117,7 @@ def summary(record: Analysis) -> list[str]:
     ridge = "unknown" if gpu.ridge_flops_per_byte is None else f"{gpu.ridge_flops_per_byte:.0f} FLOP/B"
     for peak in gpu.peaks:
         lines.append(
-            f"{peak.operand} products: {decimal(peak.flops_per_s, 'FLOP/s', 4)} dense "
+            f"{_product(peak)}: {decimal(peak.flops_per_s, 'FLOP/s', 4)} dense "
             f"({peak.dtype} {peak.path}, {peak.accumulator} accumulation, {peak.kind}: {_short(peak.source)})"
         )
     lines.append(f"HBM {decimal(gpu.hbm_bytes_per_s, 'B/s')} ({_short(gpu.hbm_source)}); ridge {ridge}")
@@ -177,12 +177,15 @@ def _memory_lines(record: Analysis) -> list[str]:
     fits = {True: "fits", False: "DOES NOT FIT", None: "capacity unknown"}[kept.fits]
     capacity = "unknown" if kept.capacity_bytes is None else binary(kept.capacity_bytes)
     context = "any" if kept.max_context_tokens is None else str(kept.max_context_tokens)
+    limit = record.model.max_context_tokens
+    beyond = limit is not None and (kept.max_context_tokens is None or kept.max_context_tokens > limit)
+    model = f" (the model takes {limit})" if beyond else ""
     return [
         f"memory: weights {binary(kept.resident_weight_bytes)}, KV {binary(kept.kv_cache_bytes)} "
         f"({binary(kept.kv_bytes_per_token)} a token), activations {binary(kept.activation_peak_bytes)}, "
         f"reserve {binary(kept.reserve_bytes)}",
         f"of {capacity} × {kept.usable_fraction:.2f}: {fits}; largest batch {kept.max_batch}, "
-        f"largest context {context} tokens at this batch",
+        f"largest context {context} tokens at this batch{model}",
     ]
 
 
@@ -222,6 +225,13 @@ def _module_present(module: str, stages: Iterable[str]) -> bool:
         "lm_head": "lm_head",
     }
     return shown_by[module] in stages
+
+
+def _product(peak: UsedPeak) -> str:
+    """What is multiplied; operands without a unit of their own run on that of a wider format."""
+    if peak.dtype == peak.operand or {peak.dtype, peak.operand} == {"fp16", "bf16"}:
+        return f"{peak.operand} products"
+    return f"{peak.operand} products (no faster {peak.operand} unit: converted to {peak.dtype})"
 
 
 def _short(sources: tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ Section = tuple[str, Table]
 
 def summary(gpu: Gpu) -> dict[str, Any]:
     """One GPU's line of the list, in base units."""
-    bf16 = gpu.peak("bf16").flops_per_s
+    fp16, bf16 = gpu.peak("fp16").flops_per_s, gpu.peak("bf16").flops_per_s
     return {
         "name": gpu.name,
         "title": gpu.title,
@@ -28,15 +28,16 @@ def summary(gpu: Gpu) -> dict[str, Any]:
         "sms": gpu.sms,
         "hbm_capacity_bytes": gpu.hbm_capacity_bytes,
         "hbm_bytes_per_s": gpu.hbm_bytes_per_s,
+        "fp16_flops_per_s": fp16,
         "bf16_flops_per_s": bf16,
-        "bf16_ridge_flops_per_byte": bf16 / gpu.hbm_bytes_per_s,
+        "ridge_flops_per_byte": max(fp16, bf16) / gpu.hbm_bytes_per_s,
         "l2_capacity_bytes": gpu.l2_capacity_bytes,
     }
 
 
 def listing(gpus: Iterable[Gpu]) -> Table:
-    """The list, 80 columns wide."""
-    headers = ("GPU", "arch", "SMs", "HBM\nGiB", "HBM\nTB/s", "bf16\nTFLOP/s", "ridge\nFLOP/B", "L2\nMiB")
+    """The list, 80 columns wide. The peak is fp16's or bf16's, whichever is faster: Volta and Turing have no bf16."""
+    headers = ("GPU", "arch", "SMs", "HBM\nGiB", "HBM\nTB/s", "16-bit\nTFLOP/s", "ridge\nFLOP/B", "L2\nMiB")
     rows = []
     for row in map(summary, gpus):
         l2 = row["l2_capacity_bytes"]
@@ -47,8 +48,8 @@ def listing(gpus: Iterable[Gpu]) -> Table:
                 UNKNOWN if row["sms"] is None else str(row["sms"]),
                 significant(row["hbm_capacity_bytes"] / 2**30),
                 significant(row["hbm_bytes_per_s"] / 1e12),
-                significant(row["bf16_flops_per_s"] / 1e12),
-                significant(row["bf16_ridge_flops_per_byte"]),
+                significant(max(row["fp16_flops_per_s"], row["bf16_flops_per_s"]) / 1e12),
+                significant(row["ridge_flops_per_byte"]),
                 UNKNOWN if l2 is None else f"{l2 / 2**20:g}",
             )
         )
