@@ -12,17 +12,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from kvperf.api import analyze as analyze
+    from kvperf.api import gpus as gpus
+    from kvperf.api import models as models
+    from kvperf.api import to_json as to_json
     from kvperf.errors import KvperfError as KvperfError
 
-__all__ = ["KvperfError", "__version__", "analyze"]
+__all__ = ["KvperfError", "__version__", "analyze", "gpus", "models", "to_json"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the public names when they are first used: `import kvperf` costs nothing."""
-    if name == "analyze":
-        from kvperf.api import analyze
+    if name in ("analyze", "gpus", "models", "to_json"):
+        from kvperf import api
 
-        return analyze
+        return getattr(api, name)
     if name == "KvperfError":
         from kvperf.errors import KvperfError
 

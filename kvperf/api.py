@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from kvperf import inputs
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES
 from kvperf.errors import KvperfError
-from kvperf.hardware import load_gpu
-from kvperf.model import load_model
+from kvperf.hardware import gpu_names, load_gpu
+from kvperf.model import load_model, model_names
 from kvperf.workload import Fusion, Phase, Sampling, Workload
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ def analyze(
     model: str | Path | None = None,
     *,
     batch: int | None = None,
-    seq: int = inputs.DEFAULT_SEQ,
+    seq: int | None = None,
     phase: Phase = "decode",
     new_tokens: int | None = None,
     contexts: Sequence[int] | None = None,
     chunk_tokens: int | None = None,
-    chunk_cached: int = 0,
+    chunk_cached: int | None = None,
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
     kv_dtype: str | None = None,
@@ -40,14 +40,14 @@ def analyze(
     tp: int = 1,
     heads: int | None = None,
     kv_heads: int | None = None,
-    head_dim: int = 128,
+    head_dim: int | None = None,
     memory_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Analysis:
     """Bound one generation step, stage by stage.
 
     gpu, model    names, aliases or files; without a model it is llama-3.1-8b
-    batch         sequences (default 1);  seq: KV entries the last new token sees, itself included
+    batch         sequences (default 1);  seq: KV entries the last new token sees, itself included (default 4096)
     contexts      one context for each sequence of a ragged batch, instead of batch and seq
     heads         attention alone, without a model (with kv_heads and head_dim)
 
@@ -91,16 +91,34 @@ def prepare(
     *,
     heads: int | None = None,
     kv_heads: int | None = None,
-    head_dim: int = 128,
+    head_dim: int | None = None,
     **step: object,
 ) -> tuple[Gpu, Model, Workload]:
     """Load the profile and the model, and make the workload. Raises KvperfError for bad input."""
-    if heads is None and kv_heads is not None:
-        raise KvperfError("--kv-heads without --heads", "give --heads for attention alone, or --model for a model")
+    for option, value in (("--kv-heads", kv_heads), ("--head-dim", head_dim)):
+        if heads is None and value is not None:
+            raise KvperfError(f"{option} without --heads", "give --heads for attention alone, or --model for a model")
     if heads is not None and model is not None:
         raise KvperfError("--heads and --model say two different things", "--heads is attention without a model")
     loaded = load_gpu(str(gpu))
     workload = inputs.step_workload(scope="step" if heads is None else "attention", **step)  # type: ignore[arg-type]
     if heads is not None:
-        return loaded, inputs.attention_model(heads, kv_heads, head_dim), workload
+        return loaded, inputs.attention_model(heads, kv_heads, 128 if head_dim is None else head_dim), workload
     return loaded, load_model(str(model or inputs.DEFAULT_MODEL)), workload
+
+
+def to_json(record: Analysis) -> str:
+    """The record as `kvperf analyze --format json` prints it: base units, unknown is null."""
+    from kvperf.record import json_text
+
+    return json_text(record)
+
+
+def gpus() -> list[str]:
+    """Names of the GPU profiles that ship with kvperf."""
+    return gpu_names()
+
+
+def models() -> list[str]:
+    """Names of the models that ship with kvperf."""
+    return model_names()

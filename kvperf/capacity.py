@@ -6,7 +6,7 @@ for what no formula here sees: CUDA context, workspaces, captured graphs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -63,7 +63,7 @@ def memory(
         left = capacity_bytes * usable_fraction - weights - reserve_bytes
         a_sequence = (cache + activations) / workload.sequences
         max_batch = most(floor(left / a_sequence), 0)
-        max_context = _longest_context(layout, workload, left, activations)
+        max_context = _longest_context(layout, workload, left)
         fits = cache + activations <= left
     return Memory(
         resident_weight_bytes=weights,
@@ -129,12 +129,15 @@ def kv_bytes_per_token(layout: Layout) -> Any:
 
 
 def activation_peak_bytes(workload: Workload, stages: Sequence[StageWork]) -> Any:
-    """Activations alive at once: the residual, and what the widest stage of one layer reads and writes."""
+    """Activations alive at once: the residual, and what the widest kernel of any stage reads and writes."""
     peak: Any = 0
     for stage in stages:
         for part in stage.parts:
             residual = part.shard.activation.element_bytes * workload.tokens * part.shard.hidden_size
-            peak = most(peak, residual + part.work.activation_bytes / part.layers)
+            alone = part.work.widest_kernel_bytes
+            # A stage of one kernel says nothing: its traffic is that of its widest kernel.
+            alive = part.work.activation_bytes / part.layers if type(alone) is int and alone == 0 else alone
+            peak = most(peak, residual + alive)
     return peak
 
 
@@ -165,21 +168,50 @@ def _index_bytes(mixer: Latent, kv: DType) -> Any:
 SEARCHED_TOKENS = 1 << 34
 
 
-def _longest_context(layout: Layout, workload: Workload, left: Any, activations: Any) -> int | None:
-    """The largest context of all sequences whose caches and activations take no more than `left` bytes."""
-    prefill = workload.phase == "prefill"
-    per_new_token = activations / workload.tokens
+def _longest_context(layout: Layout, workload: Workload, left: Any) -> int | None:
+    """The largest context of all sequences whose caches and activations take no more than `left` bytes.
 
-    def needed(context: int) -> Any:
-        new = context if prefill else 1
-        requests = (Requests(workload.sequences, context, new),)
-        cache = kv_cache_bytes(layout, msgspec.structs.replace(workload, requests=requests))
-        return cache + (per_new_token * workload.sequences * context if prefill else activations)
+    The step stays what it is (a chunk's new tokens, a mixed step's chunk), a prefill grows with its context.
+    """
 
-    if needed(SEARCHED_TOKENS) <= left:
+    def spare(context: int) -> Any:
+        step = at_context(workload, context)
+        return left - kv_cache_bytes(layout, step) - activation_peak_bytes(step, pipeline(layout, step))
+
+    shortest = max(r.new_tokens for r in workload.requests) if workload.phase != "prefill" else 1
+    if spare(SEARCHED_TOKENS) >= 0:
         return None
-    low, high = 0, SEARCHED_TOKENS
+    if spare(shortest) < 0:
+        return 0
+    return _last_not_negative(spare, shortest, SEARCHED_TOKENS)
+
+
+def at_context(workload: Workload, context: int) -> Workload:
+    """The same step with every sequence at `context`; the chunk of a mixed step stays as asked."""
+    sequences, chunk = workload.requests, ()
+    if workload.phase == "mixed":
+        sequences, chunk = sequences[:-1], sequences[-1:]
+    grown = tuple(
+        Requests(r.count, context, context if workload.phase == "prefill" else r.new_tokens) for r in sequences
+    )
+    return msgspec.structs.replace(workload, requests=grown + chunk)
+
+
+def _last_not_negative(spare: Callable[[int], Any], low: int, high: int) -> int:
+    """The last whole number where a falling function is not negative: secant steps, halved when they stall.
+
+    Caches are nearly linear in the context, so a few steps do where bisection alone needs 34.
+    """
+    at_low, at_high = spare(low), spare(high)
+    halve = False
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if needed(middle) <= left else (low, middle)
+        guess = (low + high) // 2 if halve else low + int((high - low) * (at_low / (at_low - at_high)))
+        middle = min(max(guess, low + 1), high - 1)
+        before = high - low
+        found = spare(middle)
+        if found >= 0:
+            low, at_low = middle, found
+        else:
+            high, at_high = middle, found
+        halve = high - low > before // 2
     return low

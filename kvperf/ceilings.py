@@ -46,21 +46,30 @@ def ceilings(work: Work, gpu: Gpu) -> Ceilings:
 
 
 def mma_utilisation(work: Work, gpu: Gpu) -> Any:
-    """Useful share of the matrix tiles: rows of the products over the rows of whole tiles; None without products.
+    """Useful share of the matrix tiles: rows of the products over the rows of whole tiles; None without products, or
+    where they run on vector units.
 
     The tile has `gpu.mma_rows` rows: 16 for mma.sync, 64 for wgmma. A GEMM that swaps its operands
     puts the tokens on the tile's other side (multiples of 8) and fills more of it.
     """
     if not work.padded_flops or gpu.mma_rows is None:
         return None
+    if not all(gpu.peak(unit).is_matrix for unit in work.matrix_by_operand):
+        return None
     return work.matrix_flops / work.padded_flops[gpu.mma_rows]
 
 
 def _conversion_s(work: Work, gpu: Gpu) -> Any:
-    """Only the conversion of fp8 elements has a sourced rate."""
-    if set(work.conversions_by_format) - {"fp8"}:
+    """Only the conversion of fp8 elements to 16 bits has a sourced rate."""
+    borrowed = any(not _is_own(gpu.peak(unit).dtype, unit) for unit in work.matrix_by_operand)
+    if borrowed or set(work.conversions_by_format) - {"fp8"}:
         return None
     return _over(work.conversions, gpu.conversions_per_s) if work.conversions_by_format else 0.0
+
+
+def _is_own(dtype: str, operand: str) -> bool:
+    """Whether a unit for `dtype` takes the operand as it is; fp16 and bf16 run on one unit."""
+    return dtype == operand or {dtype, operand} == {"fp16", "bf16"}
 
 
 def _over(amount: Any, rate: float | None) -> Any:

@@ -55,7 +55,7 @@ _ALL = (
 )
 DTYPES = {dtype.name: dtype for dtype in _ALL}
 
-# Formats that hold every value of the key exactly, so that a unit for them can multiply it.
+# Formats that hold every value of the key exactly, narrowest first: a unit for them can multiply it.
 WIDER = {
     "int4": ("int8", "fp8", "fp16", "bf16", "tf32", "fp32"),
     "fp4": ("fp6", "fp8", "fp16", "bf16", "tf32", "fp32"),
@@ -63,6 +63,7 @@ WIDER = {
     "int8": ("fp16", "bf16", "tf32", "fp32"),
     "bf16": ("tf32", "fp32"),
     "fp16": ("tf32", "fp32"),
+    "tf32": ("fp32",),
     "fp32": (),
 }
 
@@ -80,17 +81,10 @@ def matrix_bytes(weight: DType, inputs: Any, outputs: Any) -> Any:
 
 
 def operand(first: DType, second: DType) -> str:
-    """The operand format of a product: the wider of two formats, into which the other converts.
+    """The operand format of a product: the narrowest that holds both factors exactly.
 
-    int8 and fp8 have no common 8-bit format, so their product runs in bf16; fp4 times fp8 runs on
-    the fp8 unit. A 16-bit factor makes a 16-bit product whatever the other one is stored in.
+    A 16-bit factor makes a 16-bit product whatever the other one is stored in; fp8 times int8 needs 16 bits,
+    int4 times fp4 fits fp8, and fp16 times bf16 needs the 10 mantissa and 8 exponent bits of tf32.
     """
-    if first.operand == second.operand:
-        return first.operand
-    by_width = sorted((first, second), key=lambda d: -d.bits)
-    wide, narrow = by_width[0].operand, by_width[1].operand
-    if wide in WIDER[narrow]:
-        return wide
-    if {wide, narrow} == {"fp16", "bf16"}:
-        return "fp32"
-    return "bf16"
+    holding_second = (second.operand, *WIDER[second.operand])
+    return next(name for name in (first.operand, *WIDER[first.operand]) if name in holding_second)

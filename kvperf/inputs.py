@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,11 +21,11 @@ def step_workload(
     *,
     phase: Phase = "decode",
     batch: int | None = None,
-    seq: int = DEFAULT_SEQ,
+    seq: int | None = None,
     new_tokens: int | None = None,
     contexts: Sequence[int] | None = None,
     chunk_tokens: int | None = None,
-    chunk_cached: int = 0,
+    chunk_cached: int | None = None,
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
     kv_dtype: str | None = None,
@@ -45,16 +46,32 @@ def step_workload(
     for name in (weight_dtype, activation_dtype, kv_dtype):
         if name is not None:
             dtype(name)
+    if scope == "attention":
+        _refuse_without_a_model(weight_dtype, qkv_gemms, sampling)
+    _whole("batch", batch)
+    _whole("seq", seq)
+    _whole("new_tokens", new_tokens)
+    _whole("chunk_tokens", chunk_tokens)
+    _whole("chunk_cached", chunk_cached)
+    _whole("page_tokens", page_tokens)
+    if contexts is not None:
+        if isinstance(contexts, str) or not contexts:
+            raise KvperfError("contexts is not a list of numbers", "give one number of tokens for each sequence")
+        if seq is not None:
+            raise KvperfError(f"--seq {seq} beside --contexts", "leave --seq out: --contexts has one entry a sequence")
+        for context in contexts:
+            _whole("contexts", context)
     if page_tokens < 1:
         raise KvperfError(f"--page-tokens {page_tokens} is not a page size", "give 1 or more; engines use 16 to 128")
     if qkv_gemms not in (1, 3):
         raise KvperfError(
             f"--qkv-gemms {qkv_gemms} is neither 1 nor 3", "1 is one fused product, 3 is Q, K and V apart"
         )
-    phase = _phase(phase, seq, new_tokens, chunk_tokens)
+    seq = DEFAULT_SEQ if seq is None else seq
+    phase = _phase(phase, seq, contexts, new_tokens, chunk_tokens, chunk_cached)
     return Workload(
         phase=phase,
-        requests=_requests(phase, batch, seq, new_tokens, contexts, chunk_tokens, chunk_cached),
+        requests=_requests(phase, batch, seq, new_tokens, contexts, chunk_tokens, chunk_cached or 0),
         weight_dtype=weight_dtype,
         activation_dtype=activation_dtype,
         kv_dtype=kv_dtype,
@@ -90,39 +107,86 @@ def attention_model(heads: int, kv_heads: int | None, head_dim: int) -> Model:
 
 
 def read_contexts(text: str) -> list[int]:
-    """`1024,4096,131072`, or the path of a file with such numbers, one context for each sequence."""
+    """`1024,4Ki,131072`, or the path of a file with such numbers, one context for each sequence."""
+    if not text.strip():
+        raise KvperfError("--contexts is empty", "give numbers like 1024,4096 or the path of a file with them")
+    if re.fullmatch(r"[\d\sKMi,]+", text) or "," in text:
+        return _numbers("--contexts", text)
     path = Path(text)
-    if "," not in text and not text.isdigit():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as problem:
-            reason = getattr(problem, "strerror", None) or "it is not text"
-            raise KvperfError(
-                f"--contexts {path}: {reason}", "give numbers like 1024,4096 or the path of a file with them"
-            ) from None
-    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
-    bad = next((word for word in words if not word.isdigit()), None)
-    if bad is not None or not words:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is not text"
         raise KvperfError(
-            f"--contexts: '{bad}' is not a whole number of tokens" if bad else f"--contexts {path}: no numbers in it",
-            "write whole numbers separated by commas or lines",
-        )
-    return [int(word) for word in words]
+            f"--contexts {path}: {reason}", "give numbers like 1024,4096 or the path of a file with them"
+        ) from None
+    return _numbers(f"--contexts {path}", re.sub(r"#.*", "", content))
 
 
-def _phase(phase: Phase, seq: int, new_tokens: int | None, chunk_tokens: int | None) -> Phase:
+def tokens(text: str) -> int:
+    """`4096` or `4Ki`; `4k` could mean either, so it is refused."""
+    matched = re.fullmatch(r"(\d+)(Ki|Mi)?", str(text), re.ASCII)
+    if matched is None:
+        raise KvperfError(f"'{text}' is not a number of tokens", "write 4096 or 4Ki (4k could mean 4000 or 4096)")
+    return int(matched.group(1)) * {None: 1, "Ki": 1 << 10, "Mi": 1 << 20}[matched.group(2)]
+
+
+def _numbers(where: str, text: str) -> list[int]:
+    words = re.sub(r"[,\[\]]", " ", text).split()
+    for word in words:
+        if re.fullmatch(r"\d+(Ki|Mi)?", word, re.ASCII) is None:
+            raise KvperfError(
+                f"{where}: '{word}' is not a whole number of tokens", "write whole numbers separated by commas or lines"
+            )
+    if not words:
+        raise KvperfError(f"{where}: no numbers in it", "write whole numbers separated by commas or lines")
+    return [tokens(word) for word in words]
+
+
+def _whole(name: str, value: object) -> None:
+    """Refuse what is not a whole number of things (from Python, where nothing has parsed it)."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise KvperfError(f"{name} {value!r} is not a whole number", "give an integer")
+
+
+def _refuse_without_a_model(weight_dtype: str | None, qkv_gemms: int, sampling: str) -> None:
+    """Attention alone has no weights, no projections and no sampler."""
+    for option, given in (
+        ("--weight-dtype", weight_dtype is not None),
+        ("--qkv-gemms", qkv_gemms != 1),
+        ("--sampling", sampling != "argmax"),
+    ):
+        if given:
+            raise KvperfError(f"{option} means nothing for attention alone", "leave it out, or give --model")
+
+
+def _phase(
+    phase: Phase,
+    seq: int,
+    contexts: Sequence[int] | None,
+    new_tokens: int | None,
+    chunk_tokens: int | None,
+    chunk_cached: int | None,
+) -> Phase:
     """The phase that the options describe: a chunk beside decode is mixed, part of a prompt is a chunk."""
+    if chunk_cached is not None and chunk_tokens is None:
+        raise KvperfError("--chunk-cached without --chunk-tokens", "say how many tokens the chunk has")
     if chunk_tokens is not None:
         if phase not in ("decode", "mixed"):
             raise KvperfError(
                 f"--chunk-tokens does not go with --phase {phase}", "it adds a prefill chunk to a decode batch"
+            )
+        if new_tokens not in (None, 1):
+            raise KvperfError(
+                f"--new-tokens {new_tokens} beside --chunk-tokens",
+                "decoding sequences have one each",
             )
         return "mixed"
     if phase == "mixed":
         raise KvperfError(
             "--phase mixed needs --chunk-tokens", "say how many prompt tokens run beside the decode batch"
         )
-    if phase == "prefill" and new_tokens is not None and new_tokens < seq:
+    if phase == "prefill" and new_tokens is not None and new_tokens < max(contexts or [seq]):
         return "chunk"
     if phase in ("chunk", "verify") and new_tokens is None:
         raise KvperfError(

@@ -169,7 +169,8 @@ def _kept_in(index: int | None, checkpoint: Checkpoint, workload: Workload) -> f
     if workload.weight_dtype is not None:
         return KEPT_WHEN_CHOSEN
     if checkpoint.quantised is None:
-        return frozenset(MODULES)
+        # A chosen activation dtype quantises the inputs of the layers' matrices, whatever these are stored in.
+        return frozenset(MODULES) if workload.activation_dtype is None else KEPT_WHEN_CHOSEN
     return frozenset(k.module for k in checkpoint.kept if k.layers is None or (index is not None and index in k.layers))
 
 

@@ -175,3 +175,8 @@ class Analysis(msgspec.Struct, frozen=True, rename={"schema_version": "schema"})
     memory: Memory
     attention: AttentionFacts | None = None
     warnings: tuple[str, ...] = ()
+
+
+def json_text(record: object) -> str:
+    """A record as indented JSON in base units; unknown, NaN and infinities are null."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n"

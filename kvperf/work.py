@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kvperf.arith import ceil_div, total
+from kvperf.arith import ceil_div, most, total
 
 # Rows of the matrix-unit tiles that padding is counted for: 8 on Volta, 16 and 32 for mma.sync and MFMA,
 # 64 and 128 for wgmma and tcgen05.
@@ -23,6 +23,7 @@ class Work(msgspec.Struct, frozen=True):
     conversions_by_format  elements converted to the operand format, by the format they are stored in
     *_bytes            HBM traffic at kernel boundaries, by kind
     compulsory_bytes   what no implementation avoids: weights, cached KV, and the step's inputs and outputs, once each
+    widest_kernel_bytes  activations that the stage's widest kernel reads and writes (0: it has one kernel)
     link_bytes         bytes that leave for other GPUs;  host_bytes: bytes that leave for the host
     """
 
@@ -40,6 +41,7 @@ class Work(msgspec.Struct, frozen=True):
     link_bytes: Any = 0
     host_bytes: Any = 0
     kernels: Any = 0
+    widest_kernel_bytes: Any = 0
 
     @property
     def matrix_flops(self) -> Any:
@@ -67,20 +69,20 @@ class Work(msgspec.Struct, frozen=True):
         return self.weight_bytes + self.activation_bytes + self.kv_read_bytes + self.kv_write_bytes
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(_plus(mine, theirs) for mine, theirs in zip(_values(self), _values(other), strict=True)))
+        sums = (_plus(mine, theirs) for mine, theirs in zip(_values(self), _values(other), strict=True))
+        return Work(*sums, widest_kernel_bytes=most(self.widest_kernel_bytes, other.widest_kernel_bytes))
 
     def times(self, count: Any) -> Work:
-        """The work of `count` layers alike."""
-        return Work(
-            *({k: v * count for k, v in f.items()} if isinstance(f, dict) else f * count for f in _values(self))
-        )
+        """The work of `count` layers alike, one after another."""
+        products = ({k: v * count for k, v in f.items()} if isinstance(f, dict) else f * count for f in _values(self))
+        return Work(*products, widest_kernel_bytes=self.widest_kernel_bytes)
 
 
-FIELDS = Work.__struct_fields__
+SUMMED = tuple(name for name in Work.__struct_fields__ if name != "widest_kernel_bytes")
 
 
 def _values(work: Work) -> list[Any]:
-    return [getattr(work, name) for name in FIELDS]
+    return [getattr(work, name) for name in SUMMED]
 
 
 def _plus(mine: Any, theirs: Any) -> Any:

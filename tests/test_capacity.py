@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvperf
-from kvperf.capacity import RESERVE_BYTES, Memory, memory
+from kvperf import api
+from kvperf.capacity import RESERVE_BYTES, Memory, at_context, memory
 from kvperf.layout import one_rank
 from kvperf.model import load_model, model_names
 from kvperf.model.architecture import Model
@@ -109,14 +112,41 @@ def test_the_largest_batch_fits_and_one_more_does_not(model: str, gpu: str, seq:
     assert total(over) > over.capacity_bytes * 0.9
 
 
-@given(st.sampled_from(["llama-3.1-8b", "gpt-oss-120b", "gemma-3-12b", "glm-4.5"]), st.integers(1, 64))
-def test_the_largest_context_fits_and_more_does_not(model: str, batch: int) -> None:
-    ask = {"gpu": "b300", "model": model, "batch": batch, "weight_dtype": "int4"}
-    best = kvperf.analyze(**ask, seq=64).memory.max_context_tokens
+STEPS = st.sampled_from(
+    [
+        {"seq": 64},
+        {"seq": 64, "phase": "prefill"},
+        {"seq": 64, "phase": "prefill", "fusion": "eager"},
+        {"seq": 4096, "phase": "chunk", "new_tokens": 512},
+        {"seq": 64, "chunk_tokens": 512, "chunk_cached": 100},
+        {"seq": 64, "phase": "verify", "new_tokens": 5},
+        {"contexts": [64, 5000, 300]},
+    ]
+)
+
+
+@given(
+    st.sampled_from(["llama-3.1-8b", "gpt-oss-120b", "gemma-3-12b", "glm-4.5", "deepseek-v3.2", "deepseek-v4-flash"]),
+    STEPS,
+    st.sampled_from([1, 8]),
+    st.integers(1, 64),
+)
+def test_the_largest_context_fits_and_one_page_more_does_not(
+    model: str, step: dict[str, Any], tp: int, batch: int
+) -> None:
+    asked = step if "contexts" in step else {"batch": batch, **step}
+    gpu, loaded, workload = api.prepare("b300", model, weight_dtype="int4", **asked)
+    layout = one_rank(loaded, workload, tp)
+
+    def fits(context: int) -> bool | None:
+        at = at_context(workload, context)
+        return memory(loaded, layout, at, pipeline(layout, at), gpu.hbm_capacity_bytes).fits
+
+    best = memory(loaded, layout, workload, pipeline(layout, workload), gpu.hbm_capacity_bytes).max_context_tokens
     assert best is not None
-    # The page table, 4 bytes for 16 tokens, grows with the context and is taken as it is now.
-    assert kvperf.analyze(**ask, seq=int(best * 0.9999)).memory.fits
-    assert not kvperf.analyze(**ask, seq=int(best * 1.0001) + 16).memory.fits
+    if best:
+        assert fits(best)
+    assert not fits(max(best, max(r.new_tokens for r in workload.requests)) + 16)
 
 
 @given(models(recurrent))

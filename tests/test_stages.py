@@ -84,7 +84,7 @@ def test_every_printed_formula_gives_what_the_stage_returned(options: dict[str, 
                 work = part.formula(part.shard, workload)
                 printed = {formula.name: formula.value for formula in found.formulas}
                 for figure in (*Work.__struct_fields__, "matrix_flops", "conversions"):
-                    if figure in ("matrix_by_operand", "padded_flops", "conversions_by_format"):
+                    if figure in ("matrix_by_operand", "padded_flops", "conversions_by_format", "widest_kernel_bytes"):
                         continue
                     value = getattr(work, figure)
                     assert printed.get(figure, 0) == pytest.approx(value, rel=1e-12), (name, stage.name, figure)
@@ -211,6 +211,9 @@ def test_mla_decodes_absorbed_and_prefills_expanded() -> None:
     assert decode["attention"].matrix_flops == 61 * 278_528 * 4096  # 2·128·(2·512 + 64) a cached token
     prefill = {s.name: s.work for s in stages_of("deepseek-v3", 1, 4096, 4096)}
     assert prefill["attention"].matrix_flops == 61 * 2 * 128 * 320 * (4096 * 4097 // 2)
+    # The cheaper algorithm is chosen for keys and for values apart: GLM-5's heads are 192 and 256 wide.
+    glm = {s.name: s.work for s in stages_of("glm-5", 1, 8192, 1338, phase="chunk")}
+    assert glm["absorb_query"].matrix_flops != glm["absorb_value"].matrix_flops * 192 / 256
     assert prefill["absorb_query"].matrix_flops == 61 * 2 * 4096 * 128 * 128 * 512
 
 
@@ -220,3 +223,21 @@ def test_gqa_packing_fills_the_tile() -> None:
     assert attention.matrix_flops / attention.padded_flops[64] == pytest.approx(8 / 64)
     projection = {s.name: s.work for s in stages_of("llama-3.1-70b", 1, 4096)}["mlp"]
     assert projection.matrix_flops / projection.padded_flops[64] == pytest.approx(1 / 64)
+
+
+def test_an_indexer_that_can_select_nothing_needs_only_its_key() -> None:
+    short = {s.name: s.work for s in stages_of("glm-5", 4, 2048)}["indexer"]
+    long = {s.name: s.work for s in stages_of("glm-5", 4, 2049)}["indexer"]
+    d, heads, dim, rank, layers = 6144, 32, 128, 2048, 78
+    assert short.compulsory_bytes == layers * (2 * d * dim + 2 * 2 * dim + 132 * 4)
+    queries = 2 * (rank * heads * dim + d * heads)
+    assert long.compulsory_bytes == short.compulsory_bytes + layers * (queries + 132 * 4 * 2048)
+    assert short.weight_bytes == long.weight_bytes  # the plan runs it all the same
+
+
+def test_expanded_latents_enter_like_the_inputs_of_any_projection() -> None:
+    """In an fp8 checkpoint kv_b_proj is an fp8 product when it expands latents, a bf16 one when it is absorbed."""
+    prefill = {s.name: s.work for s in stages_of("deepseek-v3", 1, 4096, 4096)}["absorb_query"]
+    decode = {s.name: s.work for s in stages_of("deepseek-v3", 1, 4096)}["absorb_query"]
+    assert prefill.matrix_by_operand["fp8"] > 0 == prefill.matrix_by_operand["bf16"]
+    assert decode.matrix_by_operand["bf16"] > 0 == decode.matrix_by_operand["fp8"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kvperf.errors import KvperfError
+from kvperf.record import json_text as json_text
 
 FORMATS = ("table", "json", "csv", "md")
 
@@ -39,13 +40,6 @@ def _unwritable(output: Path, problem: OSError) -> KvperfError:
     return KvperfError(
         f"cannot write {output}: {problem.strerror}", "name a file in a folder that exists and can be written"
     )
-
-
-def json_text(record: Any) -> str:
-    """A record as indented JSON in base units. NaN and infinities become null (msgspec's rule)."""
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n"
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -21,14 +21,14 @@ def attention(shard: Shard, workload: Workload) -> Work:
     exponentials           = H*P
     conversions            = converted*K*(D + Dv)*R
     weight_bytes           = b*sinks
-    activation_read_bytes  = a*T*H*(D + gate*Dv) + 2*a*scores*H*P + 4*pages
-    activation_write_bytes = a*T*H*Dv + 2*a*scores*H*P
+    activation_read_bytes  = a*T*H*(D + 2*gate*Dv) + 2*a*scores*H*P + 4*pages
+    activation_write_bytes = a*T*H*Dv*(1 + gate) + 2*a*scores*H*P
     kv_read_bytes          = c*K*(D + Dv)*R
     compulsory_bytes       = c*K*(D + Dv)*C + b*sinks
     kernels                = launches
 
     converted  1 if cached elements are converted before the product, else 0
-    gate       1 if a gate scales the output, else 0
+    gate       1 if a second kernel scales the output by a gate, else 0
     scores     1 if score and probability matrices go through memory (eager), else 0
     sinks      learned sink logits
     pages      entries of the page table
@@ -54,11 +54,12 @@ def attention(shard: Shard, workload: Workload) -> Work:
         exponentials=H * P,
         conversions_by_format={shard.kv.operand: K * (D + Dv) * R} if converted else {},
         weight_bytes=b * sinks,
-        activation_read_bytes=a * T * H * (D + gate * Dv) + 2 * a * scores * H * P + 4 * pages,
-        activation_write_bytes=a * T * H * Dv + 2 * a * scores * H * P,
+        activation_read_bytes=a * T * H * (D + 2 * gate * Dv) + 2 * a * scores * H * P + 4 * pages,
+        activation_write_bytes=a * T * H * Dv * (1 + gate) + 2 * a * scores * H * P,
         kv_read_bytes=c * K * (D + Dv) * R,
         compulsory_bytes=c * K * (D + Dv) * C + b * sinks,
         kernels=launches,
+        widest_kernel_bytes=a * T * H * (D + Dv) + 2 * a * scores * H * P + 4 * pages,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvperf.arith import least, most
+from kvperf.arith import choose, least, most
 from kvperf.dtypes import DType, operand
 from kvperf.layout import Shard
 from kvperf.model.architecture import Compressed
@@ -93,7 +93,7 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
     activation_write_bytes = a*T*outputs + f*Pi + z*T*top_k
     kv_read_bytes          = c*Di*Ri
     kv_write_bytes         = c*Di*M
-    compulsory_bytes       = w*elements + s*outputs + b*pool + c*Di*(Ci + M)
+    compulsory_bytes       = own + b*pool + c*Di*(Cs + M) + selecting*(w*elements + s*outputs - own)
     kernels                = launches
 
     elements  weights: queries from the query's rank, gates a head, keys and gates of two pooled series
@@ -101,7 +101,9 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
     Di        elements of an index key
     Pi        pairs of query and compressed key
     Ri        index keys read
-    Ci        index keys cached before the step
+    selecting  1 if some context has more than top_k compressed keys, else 0: fewer need no scores
+    own       bytes of the weights that make index keys
+    Cs        index keys of those contexts cached before the step
     M         index keys completed in this step
     outputs   output channels of those weights
     pool      position biases and norm of the indexer's compressor
@@ -119,14 +121,16 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
     T = workload.tokens
     Pi = workload.over_requests(lambda context, new: _pairs(context, mixer.ratio) - _pairs(context - new, mixer.ratio))
     Ri = workload.over_requests(lambda context, new: entries(context, mixer))
-    Ci = workload.over_requests(lambda context, new: entries(context - new, mixer))
-    M = Ri - Ci
+    M = Ri - workload.over_requests(lambda context, new: entries(context - new, mixer))
+    Cs = workload.over_requests(lambda s, q: choose(entries(s, mixer) > top_k, entries(s - q, mixer), 0))
+    selecting = choose(workload.over_requests(lambda s, q: choose(entries(s, mixer) > top_k, 1, 0)) > 0, 1, 0)
     outputs = heads * Di + heads + 4 * Di
     elements = rank * heads * Di + d * heads + 4 * d * Di
     pool = pooling_weights(Di, mixer)
     weight = shard.formats.indexer
     w, s, b = weight.element_bytes, weight.row_scale_bytes, shard.formats.base.element_bytes
     a, x, c = boundary_bytes(shard, workload), input_bytes(shard, workload, "indexer"), shard.kv.element_bytes
+    own = w * 4 * d * Di + s * 4 * Di
     f = z = 0 if workload.fusion == "megakernel" else 4
     launches = workload.launches(serving=5)
     unit = operand(weight, shard.input_format("indexer"))
@@ -144,7 +148,7 @@ def compressed_indexer(shard: Shard, workload: Workload) -> Work:
         activation_write_bytes=a * T * outputs + f * Pi + z * T * top_k,
         kv_read_bytes=c * Di * Ri,
         kv_write_bytes=c * Di * M,
-        compulsory_bytes=w * elements + s * outputs + b * pool + c * Di * (Ci + M),
+        compulsory_bytes=own + b * pool + c * Di * (Cs + M) + selecting * (w * elements + s * outputs - own),
         kernels=launches,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kvperf.arith import least
 from kvperf.layout import Shard
 from kvperf.stages.boundary import boundary_bytes
 from kvperf.work import Work
@@ -14,22 +13,22 @@ def embedding(shard: Shard, workload: Workload) -> Work:
 
     activation_read_bytes  = w*T*d + 4*T
     activation_write_bytes = a*T*d
-    compulsory_bytes       = w*rows*d + 4*T
+    compulsory_bytes       = w*d + 4*T
     kernels                = launches
 
-    rows  distinct rows at most: no step needs more than the table has
+    Compulsory is one row: tokens may repeat.
 
     Source: a gather of T rows and their int32 ids; Vaswani et al. 2017 (arXiv:1706.03762) section 3.4.
     """
-    T, d, V = workload.tokens, shard.hidden_size, shard.vocab_size * shard.ranks
+    T, d = workload.tokens, shard.hidden_size
     w, a = shard.formats.embedding.element_bytes, boundary_bytes(shard, workload)
-    rows = least(T, V)
     # A megakernel is one launch for the whole step, counted here.
     launches = 1
     return Work(
         activation_read_bytes=w * T * d + 4 * T,
         activation_write_bytes=a * T * d,
-        compulsory_bytes=w * rows * d + 4 * T,
+        widest_kernel_bytes=a * T * d + 4 * T,
+        compulsory_bytes=w * d + 4 * T,
         kernels=launches,
     )
 
@@ -40,21 +39,20 @@ def position(shard: Shard, workload: Workload) -> Work:
     vector_flops           = T*d
     activation_read_bytes  = w*T*d + a*T*d
     activation_write_bytes = a*T*d
-    compulsory_bytes       = w*rows*d
+    compulsory_bytes       = w*d
     kernels                = launches
 
-    rows  distinct rows at most: no step needs more than the table has
+    Compulsory is one row: sequences may stand at the same position.
 
     Source: GPT-2 (Radford et al. 2019) section 2.3; Zhang et al. 2022 (OPT, arXiv:2205.01068).
     """
     T, d = workload.tokens, shard.hidden_size
     w, a = shard.formats.base.element_bytes, boundary_bytes(shard, workload)
-    rows = least(T, shard.learned_positions or 0)
     launches = workload.launches(serving=1)
     return Work(
         vector_flops=T * d,
         activation_read_bytes=w * T * d + a * T * d,
         activation_write_bytes=a * T * d,
-        compulsory_bytes=w * rows * d,
+        compulsory_bytes=w * d,
         kernels=launches,
     )

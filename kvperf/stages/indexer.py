@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvperf.arith import choose
 from kvperf.dtypes import dtype, operand
 from kvperf.layout import Shard
 from kvperf.model.architecture import Latent
@@ -21,7 +22,7 @@ def indexer(shard: Shard, workload: Workload) -> Work:
     activation_write_bytes = a*T*(heads*D + D + heads) + f*P + z*T*top_k
     kv_read_bytes          = key*R
     kv_write_bytes         = key*T
-    compulsory_bytes       = w*elements + s*(heads*D + D) + b*2*D + key*(C + T)
+    compulsory_bytes       = w*d*D + s*D + b*2*D + key*(Cs + T) + selecting*(w*(elements - d*D) + s*heads*D)
     kernels                = launches
 
     elements  weights: queries from q_rank, one key and `heads` gates from the hidden state
@@ -29,6 +30,8 @@ def indexer(shard: Shard, workload: Workload) -> Work:
     q_rank    rank of the query they start from
     key       bytes of a cached index key
     top_k     tokens kept for a query
+    selecting  1 if some context is longer than top_k, else 0: a shorter one needs no scores, only its key
+    Cs        cached keys of those contexts
     f         bytes of a score (fp32; 0 in a megakernel)
     z         bytes of an index (int32; 0 in a megakernel)
 
@@ -37,7 +40,9 @@ def indexer(shard: Shard, workload: Workload) -> Work:
     mixer = shard.mixer
     assert isinstance(mixer, Latent) and mixer.indexer
     part = mixer.indexer
-    T, P, R, C = workload.tokens, workload.visible_pairs(), workload.read_tokens(), workload.cached_tokens()
+    T, P, R = workload.tokens, workload.visible_pairs(), workload.read_tokens()
+    Cs = workload.over_requests(lambda context, new: choose(context > part.top_k, context - new, 0))
+    selecting = choose(workload.over_requests(lambda context, new: choose(context > part.top_k, 1, 0)) > 0, 1, 0)
     d, heads, D, top_k = shard.hidden_size, part.heads, part.head_dim, part.top_k
     q_rank = mixer.q_lora_rank or d
     elements = q_rank * heads * D + d * D + d * heads
@@ -66,6 +71,10 @@ def indexer(shard: Shard, workload: Workload) -> Work:
         activation_write_bytes=a * T * (heads * D + D + heads) + f * P + z * T * top_k,
         kv_read_bytes=key * R,
         kv_write_bytes=key * T,
-        compulsory_bytes=w * elements + s * (heads * D + D) + b * 2 * D + key * (C + T),
+        compulsory_bytes=w * d * D
+        + s * D
+        + b * 2 * D
+        + key * (Cs + T)
+        + selecting * (w * (elements - d * D) + s * heads * D),
         kernels=launches,
     )

@@ -72,8 +72,8 @@ def cached_bytes(mixer: Mixer, kv: DType) -> float:
     if isinstance(mixer, Latent) and kv.name == "fp8":
         rank, rotated = mixer.kv_lora_rank, mixer.rope_head_dim
         return (rank + 4 * rank / LATENT_SCALE_GROUP + 2 * rotated) / (rank + rotated)
-    # 4-bit groups don't outlast a head vector: a scale and a zero (fp16 each) for each of them.
-    if isinstance(mixer, GroupedQuery) and kv.operand == "int4":
+    # Groups of 128 don't outlast most head vectors: a scale and a zero (fp16 each) for each vector instead.
+    if isinstance(mixer, GroupedQuery) and kv.name == "int4":
         return 0.5 + 2 * 4 / (mixer.head_dim + mixer.value_dim)
     if isinstance(mixer, GroupedQuery) and kv.row_scale_bytes:
         return kv.element_bytes + 2 * kv.row_scale_bytes / (mixer.head_dim + mixer.value_dim)

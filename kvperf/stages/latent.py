@@ -2,7 +2,7 @@
 
 Two equal algorithms exist. *Absorbed*: W_UK multiplies the queries, attention runs in latent space, W_UV
 multiplies its output. *Expanded*: W_UK and W_UV turn every visible latent into keys and values. Each
-request uses the one with fewer FLOPs, so decode is absorbed and a long prefill expanded.
+request uses, for keys and for values, the one with fewer FLOPs: decode is absorbed, a long prefill expanded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from kvperf.arith import choose
+from kvperf.arith import choose, most
 from kvperf.dtypes import operand
 from kvperf.layout import Shard
 from kvperf.model.architecture import Compressed, Latent
@@ -23,10 +23,10 @@ from kvperf.workload import Workload, read_tokens, visible_pairs
 
 
 class Split(msgspec.Struct, frozen=True):
-    """How the requests of a step divide between the two algorithms.
+    """How the requests of a step divide between the two algorithms, for the keys or for the values.
 
     absorbed  new tokens of absorbed requests;  new_expanded: of expanded ones
-    expanded  visible latents of expanded requests, each turned into a key and a value
+    expanded  visible latents of expanded requests, each turned into a key (or a value)
     """
 
     absorbed: Any
@@ -152,14 +152,14 @@ def absorb_query(shard: Shard, workload: Workload) -> Work:
     """
     mixer = shard.mixer
     assert isinstance(mixer, Latent)
-    parts = split(mixer, workload)
+    parts = split(mixer, workload, mixer.nope_head_dim)
     Ta, X = parts.absorbed, parts.expanded
     H, nope, rank = mixer.heads, mixer.nope_head_dim, mixer.kv_lora_rank
     weight = shard.formats.attention
     w, s, a = weight.element_bytes, weight.row_scale_bytes, boundary_bytes(shard, workload)
     launches = workload.launches(serving=1)
     return Work(
-        **product(2 * (Ta + X) * H * nope * rank, Ta + X, weight, shard.activation, H * nope * rank),
+        **_mapped(shard, Ta, X, H * nope * rank),
         weight_bytes=w * H * nope * rank + s * H * nope,
         activation_read_bytes=a * (Ta * H * nope + X * rank),
         activation_write_bytes=a * (Ta * H * rank + X * H * nope),
@@ -187,14 +187,14 @@ def absorb_value(shard: Shard, workload: Workload) -> Work:
     """
     mixer = shard.mixer
     assert isinstance(mixer, Latent)
-    parts = split(mixer, workload)
+    parts = split(mixer, workload, mixer.v_head_dim)
     Ta, X = parts.absorbed, parts.expanded
     H, Dv, rank = mixer.heads, mixer.v_head_dim, mixer.kv_lora_rank
     weight = shard.formats.attention
     w, s, a = weight.element_bytes, weight.row_scale_bytes, boundary_bytes(shard, workload)
     launches = workload.launches(serving=1)
     return Work(
-        **product(2 * (Ta + X) * H * rank * Dv, Ta + X, weight, shard.activation, H * rank * Dv),
+        **_mapped(shard, Ta, X, H * rank * Dv),
         weight_bytes=w * H * rank * Dv + s * H * Dv,
         activation_read_bytes=a * (Ta * H + X) * rank,
         activation_write_bytes=a * (Ta + X) * H * Dv,
@@ -206,21 +206,22 @@ def absorb_value(shard: Shard, workload: Workload) -> Work:
 def latent_attention(shard: Shard, workload: Workload) -> Work:
     """Attend in latent space (absorbed), or to the expanded keys and values; the cache holds latents either way.
 
-    matrix_flops           = 2*H*((2*rank + r)*Pa + (nope + r + Dv)*Px)
-    vector_flops           = 5*H*(Pa + Px)
-    exponentials           = H*(Pa + Px)
+    matrix_flops           = 2*H*((rank + r)*Pk + (nope + r)*(P - Pk) + rank*Pv + Dv*(P - Pv))
+    vector_flops           = 5*H*P
+    exponentials           = H*P
     conversions            = converted*(rank + r)*R
-    activation_read_bytes  = a*H*(Ta*(rank + r) + Tx*(nope + r) + X*(nope + Dv) + 2*scores*(Pa + Px)) + 4*pages
-    activation_write_bytes = a*H*(Ta*rank + Tx*Dv + 2*scores*(Pa + Px))
+    activation_read_bytes  = a*H*(Tk*rank + (T - Tk)*nope + T*r + Xk*nope + Xv*Dv + 2*scores*P) + 4*pages
+    activation_write_bytes = a*H*(Tv*rank + (T - Tv)*Dv + 2*scores*P)
     kv_read_bytes          = c*(rank + r)*R
     compulsory_bytes       = c*(rank + r)*C
     kernels                = launches
 
-    Pa         pairs of absorbed requests
-    Px         pairs of expanded requests
-    Ta         new tokens of absorbed requests
-    Tx         new tokens of expanded requests
-    X          latents that were expanded to keys and values
+    Pk         pairs of requests whose keys are absorbed
+    Pv         pairs of requests whose values are absorbed
+    Tk         new tokens of requests whose keys are absorbed
+    Tv         new tokens of requests whose values are absorbed
+    Xk         latents that were expanded to keys
+    Xv         latents that were expanded to values
     rank       rank of the latent (kv_lora_rank)
     r          elements of the rotated key
     nope       elements of a head without rotation
@@ -232,42 +233,46 @@ def latent_attention(shard: Shard, workload: Workload) -> Work:
     """
     mixer = shard.mixer
     assert isinstance(mixer, Latent)
-    span, parts = span_of(mixer), split(mixer, workload)
-    R, C = workload.read_tokens(span), workload.cached_tokens(span)
-    Pa, Px, H = parts.absorbed_pairs, parts.expanded_pairs, mixer.heads
-    Ta, Tx, X = parts.absorbed, parts.new_expanded, parts.expanded
+    span, H = span_of(mixer), mixer.heads
     rank, r, nope, Dv = mixer.kv_lora_rank, mixer.rope_head_dim, mixer.nope_head_dim, mixer.v_head_dim
+    T, P, R, C = workload.tokens, workload.visible_pairs(span), workload.read_tokens(span), workload.cached_tokens(span)
+    keys, values = split(mixer, workload, nope), split(mixer, workload, Dv)
+    Pk, Tk, Xk = keys.absorbed_pairs, keys.absorbed, keys.expanded
+    Pv, Tv, Xv = values.absorbed_pairs, values.absorbed, values.expanded
     a, c = boundary_bytes(shard, workload), cached_bytes(mixer, shard.kv)
     unit = operand(shard.kv, shard.input_format("attention"))
     converted, scores = int(unit != shard.kv.operand), int(workload.fusion == "eager")
     pages = workload.pages(span)
     launches = workload.launches(serving=1, eager=3)
-    flops = 2 * H * ((2 * rank + r) * Pa + (nope + r + Dv) * Px)
-    filled = flops / workload.visible_pairs(span)
+    flops = 2 * H * ((rank + r) * Pk + (nope + r) * (P - Pk) + rank * Pv + Dv * (P - Pv))
     return Work(
         matrix_by_operand={unit: flops},
-        padded_flops={rows: filled * workload.padded_pairs(span, H, rows) for rows in TILE_ROWS},
-        vector_flops=5 * H * (Pa + Px),
-        exponentials=H * (Pa + Px),
+        padded_flops={rows: flops / P * workload.padded_pairs(span, H, rows) for rows in TILE_ROWS},
+        vector_flops=5 * H * P,
+        exponentials=H * P,
         conversions_by_format={shard.kv.operand: (rank + r) * R} if converted else {},
-        activation_read_bytes=a * H * (Ta * (rank + r) + Tx * (nope + r) + X * (nope + Dv) + 2 * scores * (Pa + Px))
+        activation_read_bytes=a * H * (Tk * rank + (T - Tk) * nope + T * r + Xk * nope + Xv * Dv + 2 * scores * P)
         + 4 * pages,
-        activation_write_bytes=a * H * (Ta * rank + Tx * Dv + 2 * scores * (Pa + Px)),
+        activation_write_bytes=a * H * (Tv * rank + (T - Tv) * Dv + 2 * scores * P),
         kv_read_bytes=c * (rank + r) * R,
         compulsory_bytes=c * (rank + r) * C,
         kernels=launches,
+        widest_kernel_bytes=a * H * (T * (2 * rank + r) + Xk * nope + Xv * Dv + 2 * scores * P) + 4 * pages,
     )
 
 
-def split(mixer: Latent, workload: Workload) -> Split:
-    """Give each request the algorithm with fewer FLOPs."""
-    span = span_of(mixer)
-    rank, r, nope, Dv = mixer.kv_lora_rank, mixer.rope_head_dim, mixer.nope_head_dim, mixer.v_head_dim
+def split(mixer: Latent, workload: Workload, width: int) -> Split:
+    """Give each request the algorithm with fewer FLOPs, for keys (`width` nope) or values (`width` Dv).
+
+    Absorbing maps each new token once and makes every pair `rank` wide; expanding maps each visible
+    latent once and leaves a pair `width` wide. The rotated part of a key costs the same either way.
+    """
+    span, rank = span_of(mixer), mixer.kv_lora_rank
 
     def absorbed(context: Any, new: Any) -> Any:
         pairs = visible_pairs(context, new, span)
-        in_latent_space = new * rank * (nope + Dv) + (2 * rank + r) * pairs
-        expanded = read_tokens(context, new, span) * rank * (nope + Dv) + (nope + r + Dv) * pairs
+        in_latent_space = new * rank * width + rank * pairs
+        expanded = read_tokens(context, new, span) * rank * width + width * pairs
         return choose(in_latent_space <= expanded, 1, 0)
 
     new = workload.over_requests(lambda s, q: absorbed(s, q) * q)
@@ -280,3 +285,22 @@ def split(mixer: Latent, workload: Workload) -> Split:
         absorbed_pairs=pairs,
         expanded_pairs=workload.visible_pairs(span) - pairs,
     )
+
+
+def _mapped(shard: Shard, new: Any, latents: Any, elements: int) -> dict[str, Any]:
+    """W_UK or W_UV times `new` activations and `latents`, which enter as the inputs of any other projection do."""
+    weight, inputs = shard.formats.attention, shard.input_format("attention")
+    absorbed = product(2 * new * elements, new + latents, weight, shard.activation, elements)
+    expanded = product(2 * latents * elements, new + latents, weight, inputs, elements)
+    # The weights are converted where some of their rows need it.
+    narrow = absorbed["conversions_by_format"], expanded["conversions_by_format"]
+    converted = most(choose(new > 0, 1, 0) if narrow[0] else 0, choose(latents > 0, 1, 0) if narrow[1] else 0)
+    return {
+        "matrix_by_operand": _added(absorbed["matrix_by_operand"], expanded["matrix_by_operand"]),
+        "padded_flops": _added(absorbed["padded_flops"], expanded["padded_flops"]),
+        "conversions_by_format": {weight.operand: converted * elements} if any(narrow) else {},
+    }
+
+
+def _added(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
+    return first | {key: first[key] + value if key in first else value for key, value in second.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvperf.arith import most
 from kvperf.layout import Shard
 from kvperf.model.architecture import Dense, Experts
 from kvperf.stages.boundary import boundary_bytes, input_bytes, written_bytes
@@ -50,6 +51,7 @@ def mlp(shard: Shard, workload: Workload) -> Work:
         activation_write_bytes=a * T * ((m - 1) * I + spilled + d) + y * T * I,
         compulsory_bytes=w * m * d * I + s * ((m - 1) * I + d) + b * bias * ((m - 1) * I + d),
         kernels=launches,
+        widest_kernel_bytes=T * most(x * d + a * (m - 1) * I, a * (m - 1) * I + y * I),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvperf.arith import power
+from kvperf.arith import most, power
 from kvperf.layout import Shard
 from kvperf.model.architecture import Experts
 from kvperf.stages.boundary import boundary_bytes, input_bytes, written_bytes
@@ -121,6 +121,7 @@ def moe_experts(shard: Shard, workload: Workload) -> Work:
         activation_write_bytes=a * T * top_k * ((m - 1) * I + z) + y * T * top_k * I + a * T * latent_outputs,
         compulsory_bytes=hit * (w * m * z * I + s * outputs + b * bias * outputs) + w * latent + s * latent_outputs,
         kernels=launches,
+        widest_kernel_bytes=T * top_k * most(x * z + a * (m - 1) * I, a * (m - 1) * I + y * I),
     )
 
 
@@ -161,6 +162,7 @@ def shared_experts(shard: Shard, workload: Workload) -> Work:
         activation_write_bytes=a * T * ((m - 1) * I + d) + y * T * I,
         compulsory_bytes=w * m * d * I + s * ((m - 1) * I + d) + b * (gate * d + bias * ((m - 1) * I + d)),
         kernels=launches,
+        widest_kernel_bytes=T * most(x * d + a * (m - 1) * I, a * (m - 1) * I + y * I),
     )
 
 

@@ -25,7 +25,7 @@ def sampling(shard: Shard, workload: Workload) -> Work:
     activation_read_bytes  = l*passes*T_out*V + 2*l*sorts*T_out*V
     activation_write_bytes = 2*l*sorts*T_out*V + 8*T_out*device
     compulsory_bytes       = 8*T_out*device
-    host_bytes             = 4*T_out*V*(1 - device)
+    host_bytes             = h*T_out*V*(1 - device)
     kernels                = launches
 
     f       FLOP a logit
@@ -34,6 +34,7 @@ def sampling(shard: Shard, workload: Workload) -> Work:
     passes  passes that read the logits
     sorts   radix passes over 8-byte pairs of key and index
     device  1 if the GPU chooses, 0 if the CPU does
+    h       bytes of a logit on its way to the host (the activations' dtype)
 
     Source: Holtzman et al. 2019 (top-p, arXiv:1904.09751), Fan et al. 2018 (top-k, arXiv:1805.04833); one
     int64 id a row. Passes: radix select and least-significant-digit radix sort on 8-bit digits.
@@ -43,6 +44,7 @@ def sampling(shard: Shard, workload: Workload) -> Work:
     e = int(workload.sampling in ("top-k", "top-p"))
     device = int(workload.sampling != "cpu")
     l = 0 if workload.fusion == "megakernel" else 4  # noqa: E741
+    h = shard.activation.element_bytes
     launches = workload.launches(serving=kernels)
     return Work(
         vector_flops=f * T_out * V,
@@ -50,6 +52,7 @@ def sampling(shard: Shard, workload: Workload) -> Work:
         activation_read_bytes=l * passes * T_out * V + 2 * l * sorts * T_out * V,
         activation_write_bytes=2 * l * sorts * T_out * V + 8 * T_out * device,
         compulsory_bytes=8 * T_out * device,
-        host_bytes=0 if device else 4 * T_out * V,
+        host_bytes=0 if device else h * T_out * V,
         kernels=launches,
+        widest_kernel_bytes=l * T_out * V * (4 if sorts else 1) + 8 * T_out,
     )
