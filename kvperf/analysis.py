@@ -109,7 +109,16 @@ def _gpu_facts(gpu: Gpu, work: Work) -> GpuFacts:
         architecture=gpu.architecture.name,
         sms=gpu.sms,
         peaks=tuple(
-            UsedPeak(unit, p.flops_per_s, p.dtype, p.accumulator, p.path, p.kind, cited(gpu, p.source))
+            UsedPeak(
+                unit,
+                p.flops_per_s,
+                p.dtype,
+                p.accumulator,
+                p.path,
+                p.kind,
+                cited(gpu, p.source),
+                gpu.measured_peak(unit),
+            )
             for unit, p in used.items()
         ),
         hbm_bytes_per_s=gpu.hbm_bytes_per_s,

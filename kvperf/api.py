@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kvperf import inputs
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES
-from kvperf.errors import KvperfError
+from kvperf.errors import KvperfError, unknown_name
 from kvperf.hardware import gpu_names, load_gpu
 from kvperf.model import load_model, model_names
 from kvperf.workload import Fusion, Phase, Sampling, Workload
@@ -100,11 +100,13 @@ def prepare(
             raise KvperfError(f"{option} without --heads", "give --heads for attention alone, or --model for a model")
     if heads is not None and model is not None:
         raise KvperfError("--heads and --model say two different things", "--heads is attention without a model")
+    if model is not None and not str(model):
+        raise unknown_name("model", "", model_names(), "`kvperf models`")
     loaded = load_gpu(str(gpu))
     workload = inputs.step_workload(scope="step" if heads is None else "attention", **step)  # type: ignore[arg-type]
     if heads is not None:
         return loaded, inputs.attention_model(heads, kv_heads, 128 if head_dim is None else head_dim), workload
-    return loaded, load_model(str(model or inputs.DEFAULT_MODEL)), workload
+    return loaded, load_model(str(inputs.DEFAULT_MODEL if model is None else model)), workload
 
 
 def to_json(record: Analysis) -> str:

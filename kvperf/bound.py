@@ -1,6 +1,7 @@
 """The bound: a floor on the time of a step for any kernels at its precision.
 
-Three resources: tensor (matrix FLOPs over the dense peak of the fastest unit that the operand formats
+A step is every new token through every layer, logits for the last token of each request (for all when it
+verifies). Three resources: tensor (matrix FLOPs over the dense peak of the fastest unit that the operand formats
 allow), hbm (compulsory bytes over the HBM peak), link (bytes that must leave the GPU over the peak of
 one direction). A stage takes at least the longest of its three; stages may overlap, so a step takes at
 least the longest of the three sums. Source: Williams, Waterman and Patterson 2009 (Roofline,

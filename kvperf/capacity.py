@@ -29,6 +29,9 @@ RESERVE_BYTES = 3_758_096_384  # 3.5 GiB: ai-dynamo/aiconfigurator systems/*.yam
 class Memory(msgspec.Struct, frozen=True):
     """Bytes on the busiest GPU, and what the rest of it would hold.
 
+    kv_bytes_per_token         what one token adds to the caches of all layers, windows included
+    kv_growth_bytes_per_token  what it adds for good: windows and chunks drop an old token for each new one
+    recurrent_state_bytes      part of kv_cache_bytes that does not depend on the context
     max_batch           sequences like this step's (their average, where they differ)
     max_context_tokens  context of every sequence at this batch; None where the cache does not grow
     """
@@ -36,6 +39,8 @@ class Memory(msgspec.Struct, frozen=True):
     resident_weight_bytes: Number
     kv_cache_bytes: Number
     kv_bytes_per_token: Number
+    kv_growth_bytes_per_token: Number
+    recurrent_state_bytes: Number
     activation_peak_bytes: Number
     reserve_bytes: Number
     capacity_bytes: int | None
@@ -69,6 +74,8 @@ def memory(
         resident_weight_bytes=weights,
         kv_cache_bytes=cache,
         kv_bytes_per_token=kv_bytes_per_token(layout),
+        kv_growth_bytes_per_token=kv_growth_bytes_per_token(layout),
+        recurrent_state_bytes=recurrent_state_bytes(layout, workload),
         activation_peak_bytes=activations,
         reserve_bytes=reserve_bytes,
         capacity_bytes=capacity_bytes,
@@ -126,6 +133,28 @@ def kv_bytes_per_token(layout: Layout) -> Any:
             each = each + compressed_cache_bytes(mixer, mixer.ratio, owned.shard.kv) / mixer.ratio
         added = added + owned.layers * each
     return added
+
+
+def kv_growth_bytes_per_token(layout: Layout) -> Any:
+    """Bytes by which one more token of context makes the caches grow, once every window is full."""
+    added: Any = 0
+    for owned in layout.kinds:
+        mixer, span = owned.shard.mixer, span_of(owned.shard.mixer)
+        if isinstance(mixer, Compressed):
+            ratio = mixer.ratio
+            grown = compressed_cache_bytes(mixer, ratio, owned.shard.kv) / ratio if ratio else 0
+            added = added + owned.layers * grown
+        elif span.window is None and span.chunk is None:
+            added = added + owned.layers * _entry_bytes(owned.shard)
+    return added
+
+
+def recurrent_state_bytes(layout: Layout, workload: Workload) -> Any:
+    """States of linear-attention and state-space layers, all sequences."""
+    states: Any = 0
+    for owned in layout.kinds:
+        states = states + owned.layers * state_bytes(owned.shard.mixer, owned.shard.activation.element_bytes)
+    return states * workload.sequences
 
 
 def activation_peak_bytes(workload: Workload, stages: Sequence[StageWork]) -> Any:

@@ -70,9 +70,10 @@ WIDER = {
 
 def dtype(name: str) -> DType:
     """The format called `name`. Raises KvperfError with the nearest name."""
-    if name not in DTYPES:
+    found = DTYPES.get(name.lower())
+    if found is None:
         raise unknown_name("number format", name, DTYPES)
-    return DTYPES[name]
+    return found
 
 
 def matrix_bytes(weight: DType, inputs: Any, outputs: Any) -> Any:

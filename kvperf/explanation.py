@@ -39,11 +39,15 @@ class ExplainedPart(msgspec.Struct, frozen=True):
 
 
 class ExplainedStage(msgspec.Struct, frozen=True):
-    """A stage and what each of its kinds of layers computes and moves, for one layer."""
+    """A stage and what each of its kinds of layers computes and moves, for one layer.
+
+    busy_s  seconds of each resource over all layers; the longest is the bound
+    """
 
     name: str
     gpu: str
     parts: tuple[ExplainedPart, ...]
+    busy_s: dict[str, float]
     bound_s: float
 
 
@@ -62,7 +66,9 @@ def explain_stage(gpu: Gpu, model: Model, workload: Workload, name: str, tp: int
             parts.append(found)
         else:  # kinds of layers that differ elsewhere only
             parts[same] = msgspec.structs.replace(found, layers=parts[same].layers + part.layers)
-    return ExplainedStage(name, gpu.name, tuple(parts), resources(stage.work, gpu).longest_s)
+    busy = resources(stage.work, gpu)
+    busy_s = {"tensor": busy.tensor_s, "hbm": busy.hbm_s, "link": busy.link_s}
+    return ExplainedStage(name, gpu.name, tuple(parts), busy_s, busy.longest_s)
 
 
 def _divided(part: Any, gpu: Gpu, workload: Workload) -> tuple[Divided, ...]:

@@ -15,6 +15,7 @@ from kvperf.workload import Fusion, Phase, Requests, Sampling, Workload
 DEFAULT_GPU = "h100"
 DEFAULT_MODEL = "llama-3.1-8b"
 DEFAULT_SEQ = 4096
+LARGEST = 10**12  # keeps every product of sizes far inside float64
 
 
 def step_workload(
@@ -147,6 +148,8 @@ def _whole(name: str, value: object) -> None:
     """Refuse what is not a whole number of things (from Python, where nothing has parsed it)."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise KvperfError(f"{name} {value!r} is not a whole number", "give an integer")
+    if value is not None and value > LARGEST:
+        raise KvperfError(f"{name} {str(value)[:12]}… is beyond any machine", f"give fewer than {LARGEST:,}")
 
 
 def _refuse_without_a_model(weight_dtype: str | None, qkv_gemms: int, sampling: str) -> None:
@@ -239,10 +242,10 @@ def _new(phase: Phase, context: int, new_tokens: int | None) -> int:
 
 
 def _request(count: int, context: int, new: int) -> Requests:
-    if context < 1:
-        raise KvperfError(f"a context of {context} tokens is none", "--seq counts the new token: give 1 or more")
     if new < 1:
         raise KvperfError(f"{new} new tokens are no step", "give 1 or more")
+    if context < 1:
+        raise KvperfError(f"a context of {context} tokens is none", "--seq counts the new token: give 1 or more")
     if new > context:
         raise KvperfError(
             f"{new} new tokens don't fit a context of {context}", "--seq counts the new tokens too: give it larger"

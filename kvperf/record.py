@@ -16,7 +16,7 @@ from kvperf.ceilings import Ceilings
 
 
 class UsedPeak(msgspec.Struct, frozen=True):
-    """A dense matrix peak that the bound used, and where it comes from."""
+    """A dense matrix peak that the bound used, where it comes from, and the best reading of it on this GPU."""
 
     operand: str
     flops_per_s: Number
@@ -25,6 +25,7 @@ class UsedPeak(msgspec.Struct, frozen=True):
     path: str
     kind: str
     source: tuple[str, ...]
+    measured_flops_per_s: Number | None
 
 
 class GpuFacts(msgspec.Struct, frozen=True):

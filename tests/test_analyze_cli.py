@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,20 @@ MISTAKES = [
     (["--heads", "32", "--kv-heads", "5"], "32 query heads cannot share 5 KV heads", "divide"),
     (["--heads", "32", "--model", "gpt2"], "--heads and --model", "without a model"),
     (["--kv-heads", "8"], "--kv-heads without --heads", "--heads"),
+    (["--head-dim", "64"], "--head-dim without --heads", "--heads"),
+    (["--heads", "8", "--weight-dtype", "fp8"], "--weight-dtype means nothing for attention alone", "--model"),
+    (["--heads", "8", "--sampling", "top-p"], "--sampling means nothing for attention alone", "--model"),
+    (["--chunk-cached", "64"], "--chunk-cached without --chunk-tokens", "how many tokens"),
+    (["--chunk-tokens", "64", "--new-tokens", "5"], "--new-tokens 5 beside --chunk-tokens", "one each"),
+    (["--contexts", "1024,4096", "--seq", "300"], "--seq 300 beside --contexts", "leave --seq out"),
+    (["--contexts", ""], "--contexts is empty", "numbers like"),
+    (["--contexts", "\u00b2"], "--contexts \u00b2: No such file", "path of a file"),
+    (["--explain", "mlp", "--ceilings"], "--explain and --ceilings", "leave one of them out"),
+    (["--explain"], "option '--explain' requires an argument", "kvperf analyze --help"),
+    (["--batch", "1" + 400 * "0"], "is beyond any machine", "fewer"),
+    (["--seq", "1" + 400 * "0"], "is beyond any machine", "fewer"),
+    (["--chunk-tokens", "0"], "0 new tokens", "1 or more"),
+    (["--model", ""], "unknown model ''", "kvperf models"),
     (["--page-tokens", "0"], "--page-tokens 0", "1 or more"),
     (["--qkv-gemms", "2"], "--qkv-gemms 2", "fused"),
     (["--memory-fraction", "1.5"], "--memory-fraction 1.5", "0.9"),
@@ -247,9 +262,39 @@ def test_output_is_whole_or_not_there(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "record.json"]
 
 
+def test_a_device_a_pipe_or_a_link_is_written_to_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, link, pipe = tmp_path / "record.json", tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(target)
+    assert ran(capsys, "--format", "json", "--output", str(link))[0] == 0
+    assert link.is_symlink() and json.loads(target.read_text())["schema"] == "kvperf.analysis/1"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    assert ran(capsys, "--format", "json", "--output", str(pipe))[0] == 0
+    assert json.loads(reader.communicate(timeout=20)[0])["schema"] == "kvperf.analysis/1"
+    assert pipe.is_fifo()
+
+
+def test_a_terminal_without_the_signs_still_gets_its_text() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "kvperf", "analyze"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "llama-3.1-8b" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error_of_two_lines() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "kvperf", "gpus", "--output", "/dev/full"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot write /dev/full: No space left on device\nhint: ")
+
+
 def test_contexts_from_a_file_are_those_of_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "contexts.txt"
-    file.write_text("1024\n4096 131072\n")
+    file.write_text("1024\n4Ki 131072  # three sequences\n")
     assert ran(capsys, "--contexts", str(file)) == ran(capsys, "--contexts", "1024,4096,131072")
 
 
@@ -301,6 +346,20 @@ def test_explain_prints_the_formula_its_symbols_and_the_source(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("name", ALL_STAGES)
+def test_the_python_api_refuses_what_the_command_line_could_not_say(name: str) -> None:
+    wrong: list[dict[str, Any]] = [{"batch": 1.5}, {"seq": "4096"}, {"contexts": "a.txt"}, {"contexts": [1, 2.5]}]
+    for arguments in wrong:
+        with pytest.raises(kvperf.KvperfError):
+            kvperf.analyze(model=name, **arguments)
+
+
+def test_the_python_api_lists_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "h100-sxm" in kvperf.gpus() and "llama-3.1-8b" in kvperf.models()
+    _, out, _ = ran(capsys, "--format", "json")
+    assert kvperf.to_json(kvperf.analyze()) == out
+
+
+@pytest.mark.parametrize("name", ALL_STAGES)
 def test_every_stage_explains_what_the_record_holds(name: str) -> None:
     from kvperf import api
     from kvperf.explanation import explain_stage
@@ -333,7 +392,10 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
 
 
 def test_mixed_and_chunked_steps_say_what_they_are() -> None:
-    assert headline(kvperf.analyze(batch=32, chunk_tokens=512, chunk_cached=1536)).endswith("contexts 2048–4096")
+    mixed = headline(kvperf.analyze(batch=32, chunk_tokens=512, chunk_cached=1536))
+    assert mixed.endswith("mixed · batch 32 · context 4096 · and a chunk of 512 after 1536")
+    ragged = headline(kvperf.analyze(phase="prefill", contexts=[1024, 4096]))
+    assert ragged.endswith("batch 2 · contexts 1024–4096 · 1024–4096 new tokens")
     chunk = kvperf.analyze(phase="prefill", seq=8192, new_tokens=2048)
     assert chunk.workload.phase == "chunk"
     assert "2048 new tokens" in headline(chunk)

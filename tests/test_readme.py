@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,12 @@ def test_a_model_and_a_profile_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = ROOT / "tests" / "data" / "configs" / "llama-3.1-8b.json"
-    (tmp_path / "mine-gpu.yaml").write_text((ROOT / "hardware" / "h100-sxm.yaml").read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
-    own = [line for line in SHELL if line.startswith("kvperf") and "mine" in line]
-    assert len(own) == 2
-    for command in own:
+    own = [line for line in SHELL if "mine" in line]
+    assert own[0] == "cp hardware/l40s.yaml mine-gpu.yaml"
+    shutil.copy(ROOT / "hardware" / "l40s.yaml", "mine-gpu.yaml")
+    assert len(own) == 4
+    for command in own[1:]:
         assert run(shlex.split(command.replace("path/to/config.json", str(config)))[1:]) == 0, capsys.readouterr().err
 
 

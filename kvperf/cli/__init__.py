@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +44,7 @@ app = typer.Typer(
     help=kvperf.__doc__,
     add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -58,12 +61,13 @@ def root(ctx: typer.Context, version: bool = typer.Option(False, "--version", he
 def main() -> None:
     """Run the command line; every mistake of the user ends in two lines on stderr and exit 2."""
     gc.disable()  # one short run: collecting costs more than it frees
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without µ or – gets a question mark, not a traceback
+            stream.reconfigure(errors="replace")
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
-        pass
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):  # the reader has gone, or there is no stream at all
+            stream.flush()
     # Everything is written: taking the interpreter apart would cost a fifth of the whole run.
     os._exit(code)
 
@@ -77,11 +81,19 @@ def run(arguments: Sequence[str]) -> int:
         _complain(problem.message, problem.hint)
         return problem.exit_code
     except usage_error as problem:
-        return _complain_usage(problem)
-    except typer.Abort:
+        return _complain_usage(problem, arguments)
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as problem:
+        _complain(f"{problem.strerror or problem}", "the output cannot be written; --output FILE puts it elsewhere")
+        return 2
+    except Exception as problem:
+        if os.environ.get("KVPERF_DEBUG"):
+            raise
+        _complain(f"kvperf failed: {type(problem).__name__}: {problem}", "a defect: KVPERF_DEBUG=1 shows where")
+        return 2
     return result if isinstance(result, int) else 0
 
 
@@ -89,11 +101,11 @@ def _complain(message: str, hint: str) -> None:
     print(f"error: {message}\nhint: {hint}", file=sys.stderr)
 
 
-def _complain_usage(problem: Any) -> int:
+def _complain_usage(problem: Any, arguments: Sequence[str]) -> int:
     message = problem.format_message().split("\n")[0].strip().rstrip(".")
     context = getattr(problem, "ctx", None)
     command = context.command_path if context else "kvperf"
-    if not message:  # no command at all: typer has printed the help
-        return 2
+    if command == "kvperf" and arguments and arguments[0] in COMMANDS:
+        command = f"kvperf {arguments[0]}"
     _complain(message[0].lower() + message[1:], f"`{command} --help` lists what it takes")
     return 2

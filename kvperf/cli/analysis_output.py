@@ -65,17 +65,17 @@ def _markdown(record: Analysis, view: Any, ceilings: bool) -> str:
 def _text(record: Analysis, view: Any, ceilings: bool, output: Path | None) -> None:
     from kvperf.render import table
 
-    head = f"{view.headline(record)}\n{view.precision(record)}\n\n"
-    foot = "".join(f"{line}\n" for line in view.summary(record))
+    head = view.folded([view.headline(record), view.precision(record)]) + "\n"
+    foot = view.folded(view.summary(record))
     if output is None and table.is_terminal():
         from rich.console import Console
 
         console = Console(highlight=False)
-        console.print(head, end="", markup=False)
+        console.print(head, end="", markup=False, soft_wrap=True)
         for drawn in _tables(record, view, ceilings):
             table.on_terminal(drawn, console)
             console.print()
-        console.print(foot, end="", markup=False)
+        console.print(foot, end="", markup=False, soft_wrap=True)
         return
     body = "\n".join(table.plain(drawn) for drawn in _tables(record, view, ceilings))
     out.write(f"{head}{body}\n{foot}", output)

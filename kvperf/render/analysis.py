@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from kvperf.record import Analysis, StageFigures, StepFigures, UsedPeak
+from kvperf.record import Analysis, GpuFacts, StageFigures, StepFigures, UsedPeak
 from kvperf.render.table import Table
 from kvperf.units import binary, decimal, prefix_for, significant
 
@@ -23,11 +24,31 @@ def headline(record: Analysis) -> str:
     """What was analysed, defaults included."""
     work, gpu = record.workload, record.gpu
     subject = record.model.name or _attention_name(record)
-    parts = [gpu.name + (f" × {work.tp}" if work.tp > 1 else ""), subject, work.phase, f"batch {work.batch}"]
-    parts.append(_contexts(record))
-    if work.new_tokens > 1:
-        parts.append(f"{work.new_tokens} new tokens")
-    return " · ".join(parts)
+    return " · ".join([gpu.name + (f" × {work.tp}" if work.tp > 1 else ""), subject, work.phase, *_requests(record)])
+
+
+def _requests(record: Analysis) -> list[str]:
+    """The sequences of the step: how many, how long, how many new tokens."""
+    work = record.workload
+    sequences, chunk = list(work.requests), []
+    if work.phase == "mixed":
+        last = sequences.pop()
+        cached = last.context_tokens - last.new_tokens
+        chunk = [f"and a chunk of {last.new_tokens}" + (f" after {cached}" if cached else "")]
+    batch = 0
+    for r in sequences:
+        batch += r.count
+    contexts = [r.context_tokens for r in sequences]
+    parts = [f"batch {batch}", _span("context", contexts)]
+    news = [r.new_tokens for r in sequences]
+    if max(news) > 1:
+        parts.append(f"{_span('', news).strip()} new tokens")
+    return parts + chunk
+
+
+def _span(word: str, numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{word} {low}" if low == high else f"{word}{'s' if word else ''} {low}–{high}"
 
 
 def precision(record: Analysis) -> str:
@@ -54,8 +75,9 @@ def stage_table(record: Analysis) -> Table:
         "stage",
         "kernels",
         f"{flop[0]}FLOP",
-        f"{size[0]}B",
-        "FLOP/B",
+        f"plan\n{size[0]}B",
+        f"floor\n{size[0]}B",
+        "plan\nFLOP/B",
         "bound\nby",
         f"bound\n{time[0]}s",
         "share\n%",
@@ -68,6 +90,7 @@ def stage_table(record: Analysis) -> Table:
             cell(row.kernels, 1),
             cell(row.flops, flop[1]),
             cell(row.hbm_bytes, size[1]),
+            cell(row.compulsory_bytes, size[1]),
             cell(row.flops_per_byte, 1),
             row.bound_by if row.bound_s else "–",
             cell(row.bound_s, time[1]),
@@ -97,36 +120,58 @@ def ceiling_table(record: Analysis) -> Table:
 def summary(record: Analysis) -> list[str]:
     """The lines below the table."""
     step, gpu = record.step, record.gpu
-    rate = f"; {significant(step.tokens_per_s_bound, 4)} {COUNTED[record.workload.phase]}/s at most"
-    rate = "" if record.attention else rate
+    rate = f"; at most {significant(step.tokens_per_s_bound, 4)} {COUNTED[record.workload.phase]}/s over the batch"
     lines = [
-        f"bound {decimal(step.bound_s, 's', 4)} ({step.bound_by}): no kernels at this precision are faster{rate}",
-        f"stages one after another {decimal(step.serial_bound_s, 's', 4)}; "
-        f"tensor {decimal(step.resources.tensor_s, 's')}, hbm {decimal(step.resources.hbm_s, 's')}, "
-        f"link {decimal(step.resources.link_s, 's')}",
-        f"beside it, never in it: {_ceilings(step)}",
+        f"bound {decimal(step.bound_s, 's', 4)} ({step.bound_by}): no kernels at this precision are faster"
+        + ("" if record.attention else rate),
+        f"busy at peak: tensor {decimal(step.resources.tensor_s, 's')}, hbm {decimal(step.resources.hbm_s, 's')}, "
+        f"link {decimal(step.resources.link_s, 's')}; if no stages overlap {decimal(step.serial_bound_s, 's', 4)}",
+        f"ceilings of an implementation, not in the bound: {_ceilings(step)}",
     ]
+    slow = [name for name, seconds in _named_ceilings(step) if seconds is not None and seconds > step.bound_s]
+    if slow:
+        lines.append(f"note: {' and '.join(slow)} alone {'takes' if len(slow) == 1 else 'take'} longer than the bound")
     if step.achievable_s is not None:
-        lines.append(f"with the roofs measured on this GPU {decimal(step.achievable_s, 's', 4)}")
-    if record.attention is not None:
-        lines += _attention_lines(record)
-    else:
-        lines += _memory_lines(record)
+        lines.append(f"at the best rates measured on this GPU ({_measured(gpu)}): {decimal(step.achievable_s, 's', 4)}")
+    lines += _attention_lines(record) if record.attention else _memory_lines(record)
     if record.workload.routing:
         lines.append(f"expert weights are the expectation under {record.workload.routing} routing")
-    ridge = "unknown" if gpu.ridge_flops_per_byte is None else f"{gpu.ridge_flops_per_byte:.0f} FLOP/B"
     for peak in gpu.peaks:
         lines.append(
             f"{_product(peak)}: {decimal(peak.flops_per_s, 'FLOP/s', 4)} dense "
-            f"({peak.dtype} {peak.path}, {peak.accumulator} accumulation, {peak.kind}: {_short(peak.source)})"
+            f"({peak.dtype} {peak.path}, {peak.accumulator} accumulation; {peak.kind}, {_short(peak.source)})"
         )
+    ridge = "unknown" if gpu.ridge_flops_per_byte is None else f"{gpu.ridge_flops_per_byte:.0f} FLOP/B"
     lines.append(f"HBM {decimal(gpu.hbm_bytes_per_s, 'B/s')} ({_short(gpu.hbm_source)}); ridge {ridge}")
     return lines
 
 
+def folded(lines: list[str], width: int = 80) -> str:
+    """Lines no wider than a terminal, continued with an indent; a number and its unit stay together."""
+    from textwrap import wrap
+
+    glued = (re.sub(r"(?<=[\d×]) (?=\S)", "\0", line) for line in lines)
+    wrapped = (
+        part
+        for line in glued
+        for part in wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    )
+    return "".join(f"{part}\n" for part in wrapped).replace("\0", " ")
+
+
 def csv_rows(record: Analysis) -> list[dict[str, Any]]:
-    """One row a stage and one for the step, in base units."""
-    return [_flat(row) for row in (*record.stages, record.step)]
+    """One row a stage and one for the step, in base units; each says of which GPU, model and step it is."""
+    work = record.workload
+    identity = {
+        "gpu": record.gpu.name,
+        "model": record.model.name,
+        "phase": work.phase,
+        "batch": work.batch,
+        "context_tokens": work.context_tokens,
+        "new_tokens": work.new_tokens,
+        "tp": work.tp,
+    }
+    return [identity | _flat(row) for row in (*record.stages, record.step)]
 
 
 def _flat(row: StageFigures | StepFigures) -> dict[str, Any]:
@@ -160,33 +205,59 @@ def cell(value: float | None, scale: float) -> str:
     return significant(scaled, 3) if abs(scaled) >= 0.1 else f"{scaled:.3f}"
 
 
-def _ceilings(step: StepFigures) -> str:
+def _named_ceilings(step: StepFigures) -> list[tuple[str, float | None]]:
     c = step.ceilings
-    named = (
+    return [
         ("CUDA cores", c.cuda_core_s),
         ("SFU", c.sfu_s),
         ("conversion", c.conversion_s),
         ("L2", c.l2_s),
         ("launch", c.launch_s),
-    )
-    return ", ".join(f"{name} {'unknown' if s is None else decimal(s, 's')}" for name, s in named)
+    ]
+
+
+def _ceilings(step: StepFigures) -> str:
+    return ", ".join(f"{name} {'unknown' if s is None else decimal(s, 's')}" for name, s in _named_ceilings(step))
+
+
+def _measured(gpu: GpuFacts) -> str:
+    rates = [] if gpu.measured_hbm_bytes_per_s is None else [f"HBM {decimal(gpu.measured_hbm_bytes_per_s, 'B/s')}"]
+    for peak in gpu.peaks:
+        if peak.measured_flops_per_s is not None:
+            rates.append(f"{peak.operand} {decimal(peak.measured_flops_per_s, 'FLOP/s')}")
+    return ", ".join(rates)
 
 
 def _memory_lines(record: Analysis) -> list[str]:
     kept = record.memory
-    fits = {True: "fits", False: "DOES NOT FIT", None: "capacity unknown"}[kept.fits]
-    capacity = "unknown" if kept.capacity_bytes is None else binary(kept.capacity_bytes)
-    context = "any" if kept.max_context_tokens is None else str(kept.max_context_tokens)
-    limit = record.model.max_context_tokens
-    beyond = limit is not None and (kept.max_context_tokens is None or kept.max_context_tokens > limit)
-    model = f" (the model takes {limit})" if beyond else ""
-    return [
-        f"memory: weights {binary(kept.resident_weight_bytes)}, KV {binary(kept.kv_cache_bytes)} "
-        f"({binary(kept.kv_bytes_per_token)} a token), activations {binary(kept.activation_peak_bytes)}, "
-        f"reserve {binary(kept.reserve_bytes)}",
-        f"of {capacity} × {kept.usable_fraction:.2f}: {fits}; largest batch {kept.max_batch}, "
-        f"largest context {context} tokens at this batch{model}",
+    needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
+    lines = [
+        f"memory: weights {binary(kept.resident_weight_bytes)}, KV {binary(kept.kv_cache_bytes)} ({_growth(record)}), "
+        f"activations {binary(kept.activation_peak_bytes)}, reserve {binary(kept.reserve_bytes)}"
     ]
+    if kept.capacity_bytes is None:
+        return [*lines, f"needs {binary(needed)}; capacity unknown"]
+    fits = "fits" if kept.fits else "DOES NOT FIT"
+    limit = record.model.max_context_tokens
+    context = "any" if kept.max_context_tokens is None else str(kept.max_context_tokens)
+    beyond = limit is not None and (kept.max_context_tokens is None or kept.max_context_tokens > limit)
+    lines.append(
+        f"needs {binary(needed)} of {binary(kept.capacity_bytes * kept.usable_fraction)} "
+        f"({kept.usable_fraction:.0%} of {binary(kept.capacity_bytes)}): {fits}; largest batch {kept.max_batch}, "
+        f"largest context {context} at this batch" + (f" (the model takes {limit})" if beyond else "")
+    )
+    return lines
+
+
+def _growth(record: Analysis) -> str:
+    """How the cache grows: windows stop, recurrent states don't start."""
+    kept, batch = record.memory, record.workload.batch
+    grows = f"{binary(kept.kv_growth_bytes_per_token)} more a token" if kept.kv_growth_bytes_per_token else "constant"
+    if kept.kv_growth_bytes_per_token != kept.kv_bytes_per_token:
+        grows += " once windows are full"
+    if kept.recurrent_state_bytes:
+        grows += f", {binary(kept.recurrent_state_bytes)} of it recurrent state"
+    return f"{grows}, each of {batch}" if batch > 1 and kept.kv_growth_bytes_per_token else grows
 
 
 def _attention_lines(record: Analysis) -> list[str]:
@@ -205,12 +276,7 @@ def _attention_lines(record: Analysis) -> list[str]:
 def _attention_name(record: Analysis) -> str:
     a = record.attention
     assert a is not None
-    return f"attention {a.heads} heads, {a.kv_heads} KV heads, head_dim {a.head_dim}"
-
-
-def _contexts(record: Analysis) -> str:
-    sizes = [r.context_tokens for r in record.workload.requests]
-    return f"context {sizes[0]}" if len(sizes) == 1 else f"contexts {min(sizes)}–{max(sizes)}"
+    return f"one attention layer, {a.heads} heads, {a.kv_heads} KV heads, head_dim {a.head_dim}"
 
 
 def _module_present(module: str, stages: Iterable[str]) -> bool:

@@ -16,12 +16,20 @@ FORMATS = ("table", "json", "csv", "md")
 
 
 def write(text: str, output: Path | None) -> None:
-    """Print `text`, or put it into a file by way of a temporary one beside it."""
+    """Print `text`, or put it into a file by way of a temporary one beside it.
+
+    A link is followed; a device or a pipe is written to, never replaced.
+    """
     if output is None or str(output) == "-":
         sys.stdout.write(text)
         return
+    target = Path(os.path.realpath(output))
     try:
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+        if target.exists() and not target.is_file():
+            with target.open("w", encoding="utf-8") as device:
+                device.write(text)
+            return
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as problem:
         raise _unwritable(output, problem) from None
     try:
@@ -30,7 +38,7 @@ def write(text: str, output: Path | None) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
-        os.replace(name, output)
+        os.replace(name, target)
     except OSError as problem:
         Path(name).unlink(missing_ok=True)
         raise _unwritable(output, problem) from None

@@ -72,7 +72,7 @@ def on_terminal(table: Table, console: Console) -> None:
 
 def is_terminal() -> bool:
     """Whether standard output is a person's terminal."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _header_lines(table: Table) -> list[tuple[str, ...]]:
