@@ -72,6 +72,13 @@ def parse(text: object, unit: str) -> float:
     return int(value) if value == value.to_integral_value() else float(value)
 
 
+def like(text: str, value: float, unit: str) -> str:
+    """`value` in the very unit of `text`: `like("760 GB/s", 7e11, "B/s") == "700 GB/s"`."""
+    spelled = text.split(" ")[-1]
+    scaled = value / float(_SCALES[unit][spelled])
+    return f"{scaled:.4g} {spelled}" if scaled < 1e4 else f"{scaled:.0f} {spelled}"
+
+
 def prefix_for(largest: float) -> tuple[str, float]:
     """The one decimal prefix a column of numbers up to `largest` is printed with."""
     size = abs(largest)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvperf.errors import KvperfError
-from kvperf.units import EXAMPLES, binary, decimal, parse, significant
+from kvperf.units import EXAMPLES, binary, decimal, like, parse, significant
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,17 @@ def test_decimal_examples(value: float, unit: str, text: str) -> None:
 )
 def test_binary_examples(value: float, text: str) -> None:
     assert binary(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit", "printed"),
+    [
+        ("760 GB/s", 7e11, "B/s", "700 GB/s"),
+        ("3013 GB/s", 3.35e12, "B/s", "3350 GB/s"),
+        ("0.76 TB/s", 7e11, "B/s", "0.7 TB/s"),
+        ("1 MB/s", 2e12, "B/s", "2000000 MB/s"),
+        ("1978.9 TFLOP/s", 989.43e12, "FLOP/s", "989.4 TFLOP/s"),
+    ],
+)
+def test_a_value_in_the_unit_of_another(text: str, value: float, unit: str, printed: str) -> None:
+    assert like(text, value, unit) == printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -141,3 +142,108 @@ def test_a_decoding_hook_can_give_a_hint() -> None:
         yaml_file.decode(document("length: 3\n"), Length, hook)
     assert problem.value.message == "file.yaml:1:9: length: '3' is no length"
     assert problem.value.hint == "write it like '3 m'"
+
+
+class Round(msgspec.Struct, tag_field="shape", tag="round", forbid_unknown_fields=True):
+    radius: float
+
+
+class Square(msgspec.Struct, tag_field="shape", tag="square", forbid_unknown_fields=True):
+    side: int
+    corners: tuple[str, ...] = ()
+
+
+class Figure(msgspec.Struct, frozen=True):
+    value: int
+    kind: Literal["spec", "measured"]
+    source: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
+class Sheet(msgspec.Struct, forbid_unknown_fields=True):
+    shapes: dict[str, Round | Square] = {}
+    figure: Figure | None = None
+    figures: tuple[Figure, ...] = ()
+    colour: Literal["red", "green"] = "red"
+    flag: bool = False
+    title: str | None = None
+    parts: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("colour: gren", "1:9: colour: Invalid value 'gren'", "did you mean 'green'? known: red, green"),
+        ("colour: 3", "1:9: colour: Expected text, got 3", "known: red, green"),
+        ("flag: yes", "1:7: flag: Expected true or false, got 'yes'", "write true or false"),
+        ("title: 4090", "1:8: title: Expected text, got 4090", 'write "4090"'),
+        ("parts: one", "1:8: parts: Expected a list […], got 'one'", "write [one]"),
+        ("parts: 'a: b'", "1:8: parts: Expected a list […], got 'a: b'", 'write ["a: b"]'),
+        (
+            "figure: 3",
+            "1:9: figure: Expected a mapping {…}, got 3",
+            "write {value: 3, kind: spec, source: [datasheet]}",
+        ),
+        (
+            "figure: {value: 3, source: [a]}",
+            "1:9: figure: 'kind' is missing",
+            "write {value: 3, kind: spec, source: [a]}",
+        ),
+        (
+            "figures: [{value: 3, kind: spec, source: []}]",
+            "1:42: figures[0].source: Expected a list […] with at least one entry",
+            "write [datasheet]",
+        ),
+        (
+            "figures: {}",
+            "1:10: figures: Expected a list […], got a mapping",
+            "write [{value: 1, kind: spec, source: [datasheet]}]",
+        ),
+        (
+            "shapes: {a: {shape: sqare}}",
+            "1:21: shapes.a.shape: Invalid value 'sqare'",
+            "did you mean 'square'? known: ",
+        ),
+        ("shapes: {a: {side: 3}}", "1:13: shapes.a: 'shape' is missing", "'shape' is one of round, square"),
+        ("shapes: {a: {shape: square}}", "1:13: shapes.a: 'side' is missing", "add 'side', a whole number"),
+        ("shapes: {a: {shape: square, side: 3 m}}", "1:35: shapes.a.side: Expected `int`, a whole number", "write 3"),
+        ("shapes: {a: {shape: round, radius: x}}", "1:36: shapes.a.radius: Expected a number, got 'x'", "compare it"),
+        ("- a", "1:1: file: Expected a mapping {…}, got a list", "its keys: shapes, figure"),
+        ("colours: red", "1:1: unknown key 'colours'", "did you mean 'colour'?"),
+        ("qqq: red", "1:1: unknown key 'qqq'", "delete it; known here: shapes, figure, figures,"),
+        # A key belongs to the part it stands in, not to another one that has it too.
+        (
+            "shapes: {a: {shape: round, radius: 1.5, corners: []}}",
+            "1:41: unknown key 'corners'",
+            "known here: shape, rad",
+        ),
+        # The first part with a free name is right: the second is meant.
+        (
+            "shapes:\n  a: {shape: square, side: 1}\n  b: {shape: square, side: no}",
+            "3:28: shapes.b.side: Expected `int`, a whole number, got 'no'",
+            "write a whole number",
+        ),
+    ],
+)
+def test_plain_words_and_what_to_write(text: str, message: str, hint: str) -> None:
+    with pytest.raises(KvperfError) as problem:
+        yaml_file.decode(document(text + "\n"), Sheet)
+    assert message in problem.value.message
+    assert hint in problem.value.hint
+    assert problem.value.hint and ".md" not in problem.value.hint
+
+
+def test_two_names_as_near_are_no_guess() -> None:
+    """`mqa` is no nearer to `mla` than to `gqa`."""
+
+    class Mixer(msgspec.Struct):
+        kind: Literal["gqa", "mla"]
+
+    with pytest.raises(KvperfError) as problem:
+        yaml_file.decode(document("kind: mqa\n"), Mixer)
+    assert problem.value.hint == "known: gqa, mla"
+
+
+def test_the_value_at_a_path() -> None:
+    parts = document("a: {b: [1, {c: 2 GB}]}\n")
+    assert parts.part("$.a.b[1].c") == "2 GB"
+    assert parts.part("$.a.b[7].c") is parts.part("$.a.x.y") is parts.part("$.a.b.c") is None

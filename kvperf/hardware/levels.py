@@ -69,7 +69,7 @@ def _registers(profile: Profile, architecture: Architecture) -> Level:
     return Level(
         name="registers",
         scope="SM",
-        use=USES["registers"],
+        use=_use("registers", profile),
         size_bytes=float(architecture.limits.register_file.value),
         latency_cycles=cycles,
         latency_ns=ns,
@@ -101,7 +101,7 @@ def _l1(profile: Profile, architecture: Architecture) -> Level:
     return Level(
         name="L1 cache",
         scope="SM",
-        use=USES["l1"],
+        use=_use("l1", profile),
         size_bytes=float(size.value) if size else None,
         latency_cycles=_cycles(latency),
         latency_ns=_nanoseconds(latency),
@@ -123,6 +123,15 @@ def _cache(key: str, cache: Cache) -> Level:
         far_latency_ns=_nanoseconds(cache.far_latency),
         sources=_sources(cache.capacity, cache.bandwidth, *cache.latency, *cache.far_latency),
     )
+
+
+def _use(key: str, profile: Profile) -> str:
+    """The same in the vendor's own words."""
+    words = (("MMA", "MFMA"), ("shared memory", "LDS")) if profile.vendor == "amd" else ()
+    use = USES[key]
+    for ours, theirs in words:
+        use = use.replace(ours, theirs)
+    return use
 
 
 def _cycles(readings: tuple[LatencyReading, ...]) -> Range | None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from kvperf import files, yaml_file
-from kvperf.errors import KvperfError, unknown_name
+from kvperf.errors import KvperfError, nearest, unknown_name
 from kvperf.hardware import peaks, quantity
 from kvperf.hardware.architecture import Architecture
 from kvperf.hardware.gpu import Gpu
 from kvperf.hardware.profile import Profile
 from kvperf.yaml_file import Document
 
+_TITLE = re.compile(r"^title: (.*)$", re.MULTILINE)
 _ALIASES = re.compile(r"^aliases:\s*\[([^\]]*)\]", re.MULTILINE)
 
 
@@ -30,16 +31,19 @@ def load_gpu(name: str) -> Gpu:
     document = yaml_file.read(path)
     profile, architecture = decode(document)
     for i, stated in enumerate(profile.peaks):
-        problem = peaks.disagreement(stated, profile, architecture)
-        if problem:
-            hint = "correct the peak, the SM count or the clock, or say why in 'stated_reason'"
-            raise KvperfError(f"{document.at(f'$.peaks[{i}].value')}: {problem}", hint)
+        if peaks.disagreement(stated, profile, architecture):
+            place = f"$.peaks[{i}].value"
+            problem = peaks.disagreement(stated, profile, architecture, str(document.part(place)))
+            hint = f"correct the peak, the {profile.unit} count or the clock, or say why in 'stated_reason'"
+            raise KvperfError(f"{document.at(place)}: {problem}", hint)
     return Gpu(profile, architecture, path)
 
 
 def profile_path(name: str) -> Path:
     """The file of a shipped name or alias (case, spaces and underscores do not matter), or `name` itself as a path."""
-    if "/" in name or name.endswith((".yaml", ".yml")):
+    if "/" in name or name.endswith((".yaml", ".yml", ".json")):
+        if not Path(name).exists() and (file := _file_called(name)):
+            raise KvperfError(f"{name}: No such file or directory", f"for a file write {file}")
         return Path(name)
     folder = files.folder("hardware")
     wanted = _folded(name)
@@ -51,7 +55,10 @@ def profile_path(name: str) -> Path:
             return path
     # The long names that nvidia-smi prints would win over the short ones people type.
     short = [alias for alias, _ in _aliases(folder) if alias.count("-") < 2]
-    raise unknown_name("GPU", name, [*gpu_names(), *short], "`kvperf gpus`")
+    problem = unknown_name("GPU", name, [*gpu_names(), *short], "`kvperf gpus`")
+    if file := _file_called(name):
+        problem.hint = f"for a file write ./{file}"
+    raise problem
 
 
 def decode(document: Document) -> tuple[Profile, Architecture]:
@@ -60,8 +67,7 @@ def decode(document: Document) -> tuple[Profile, Architecture]:
     check_sources(document)
     folder = files.folder("hardware") / "architectures"
     if not (folder / f"{profile.architecture}.yaml").is_file():
-        known = sorted(path.stem for path in folder.glob("*.yaml"))
-        problem = unknown_name("architecture", profile.architecture, known, f"one of {', '.join(known)};")
+        problem = _unknown_architecture(profile.architecture, folder)
         raise KvperfError(f"{document.at('$.architecture')}: {problem.message}", problem.hint)
     return profile, load_architecture(folder / f"{profile.architecture}.yaml")
 
@@ -80,8 +86,10 @@ def check_sources(document: Document) -> None:
     known = document.value["sources"]
     for path, key in source_keys(document.value, "$"):
         if key not in known:
-            problem = unknown_name("source", key, known, "'sources' at the end of the file")
-            raise KvperfError(f"{document.at(path)}: {problem.message}", problem.hint)
+            close = nearest(key, known)
+            hint = f"did you mean '{close}'? if not, " if close else ""
+            hint += f"add {key}: {{document: …, page: …}} to 'sources'"
+            raise KvperfError(f"{document.at(path)}: unknown source '{key}'", hint)
 
 
 def source_keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -90,11 +98,30 @@ def source_keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             if key == "source":
                 yield from ((f"{path}.source[{i}]", name) for i, name in enumerate(inner))
-            elif isinstance(inner, (dict, list)):
+            elif isinstance(inner, (dict, list)) and key != "sources":  # whose own keys are free
                 yield from source_keys(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             yield from source_keys(inner, f"{path}[{i}]")
+
+
+def _file_called(name: str) -> str | None:
+    """The file that `name` is, but for the ending of a profile."""
+    return next((file for file in (name, f"{name}.yaml", f"{name}.yml") if name.strip() and Path(file).is_file()), None)
+
+
+def _unknown_architecture(name: str, folder: Path) -> KvperfError:
+    """People call an architecture by a word of its title: `ada` is sm_89, NVIDIA Ada Lovelace."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    problem = unknown_name("architecture", name, known)
+    meant = []
+    for stem in known:
+        title = _TITLE.search((folder / f"{stem}.yaml").read_text(encoding="utf-8"))
+        if title and name.lower() in re.findall(r"\w+", title[1].lower()):
+            meant.append(f"'{stem}', {title[1]}")
+    if meant:
+        problem.hint = f"did you mean {' or '.join(meant)}?"
+    return problem
 
 
 def _aliases(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from kvperf import units
 from kvperf.dtypes import WIDER
 from kvperf.hardware.architecture import VECTOR_PATHS, Architecture
 from kvperf.hardware.profile import Profile, StatedPeak
@@ -42,16 +43,25 @@ def derived(stated: StatedPeak, profile: Profile, architecture: Architecture) ->
     return None if clock_hz is None else profile.sms.value * float(clock_hz) * rate.value
 
 
-def disagreement(stated: StatedPeak, profile: Profile, architecture: Architecture) -> str | None:
-    """What is wrong with a peak that differs from its derivation by more than 2 % and does not say why."""
+def product(profile: Profile) -> str:
+    """The words for `derived`."""
+    return f"{profile.unit}s × clock × FLOP/clock/{profile.unit}"
+
+
+def disagreement(stated: StatedPeak, profile: Profile, architecture: Architecture, written: str = "") -> str | None:
+    """What is wrong with a peak that differs from its derivation by more than 2 % and does not say why.
+
+    `written` is the peak as its file has it: the derivation is printed in the same unit.
+    """
     expected = derived(stated, profile, architecture)
     if expected is None or stated.stated_reason:
         return None
     ratio = stated.value / expected
     if abs(ratio - 1) <= TOLERANCE:
         return None
-    unit = f"{stated.dtype} {stated.path} peak of {stated.value / 1e12:.4g} TFLOP/s"
-    computed = f"SMs × clock × FLOP/clock/SM = {expected / 1e12:.4g} TFLOP/s"
+    written = written or f"{stated.value / 1e12:.4g} TFLOP/s"
+    unit = f"{stated.dtype} {stated.path} peak of {written}"
+    computed = f"{product(profile)} = {units.like(written, expected, 'FLOP/s')}"
     if abs(ratio - 2) <= 2 * TOLERANCE:
         return f"{unit} looks like a 2:4 sparse number: it is twice {computed}"
     return f"{unit} is {abs(ratio - 1):.1%} {'above' if ratio > 1 else 'below'} {computed}"

@@ -197,3 +197,8 @@ class Profile(Strict, frozen=True):
     launch: Launch = Launch()
     measured: tuple[Measured, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What `sms` counts: streaming multiprocessors, or AMD's compute units."""
+        return "CU" if self.vendor == "amd" else "SM"

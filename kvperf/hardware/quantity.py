@@ -75,6 +75,8 @@ _EITHER: dict[type, tuple[str, type[Quantity]]] = {
 
 def decode(kind: type[Quantity], value: Any) -> Quantity:
     """msgspec's hook for Quantity types. The ValueError carries the hint of kvperf.units behind ` | hint: `."""
+    if value is None:
+        raise ValueError("nothing stands here | hint: leave the whole reading out where the number is unknown")
     if kind in _EITHER and str(value).endswith(_EITHER[kind][0]) and not str(value).endswith("cycles"):
         kind = _EITHER[kind][1]
     try:

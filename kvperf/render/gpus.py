@@ -37,7 +37,7 @@ def summary(gpu: Gpu) -> dict[str, Any]:
 
 def listing(gpus: Iterable[Gpu]) -> Table:
     """The list, 80 columns wide. The peak is fp16's or bf16's, whichever is faster: Volta and Turing have no bf16."""
-    headers = ("GPU", "arch", "SMs", "HBM\nGiB", "HBM\nTB/s", "16-bit\nTFLOP/s", "ridge\nFLOP/B", "L2\nMiB")
+    headers = ("GPU", "arch", "SMs,\nCUs", "HBM\nGiB", "HBM\nTB/s", "16-bit\nTFLOP/s", "ridge\nFLOP/B", "L2\nMiB")
     rows = []
     for row in map(summary, gpus):
         l2 = row["l2_capacity_bytes"]
@@ -106,31 +106,32 @@ def rows(gpu: Gpu) -> list[dict[str, Any]]:
 
 
 def sections(gpu: Gpu) -> tuple[Section, ...]:
-    """The tables of `kvperf gpus show`, each with its title."""
-    levels = gpu.levels()
+    """The tables of `kvperf gpus show`, each with its title: what a roofline needs first, the sources last."""
+    levels, unit = gpu.levels(), gpu.profile.unit
     return (
-        ("memory hierarchy", _hierarchy(levels)),
-        ("what cached attention keeps there", _uses(levels)),
+        ("memory hierarchy", _hierarchy(levels, unit)),
         ("dense peaks, with the ridge against device memory", _peaks(gpu)),
-        ("other rates", _rates(gpu)),
-        (f"limits of one SM ({gpu.architecture.name}: {gpu.architecture.title})", _limits(gpu)),
         ("links, per direction", _links(gpu)),
         ("measured", _measured(gpu)),
+        ("other rates", _rates(gpu)),
+        ("what cached attention keeps where", _uses(levels)),
+        (f"limits of one {unit} ({gpu.architecture.name}: {gpu.architecture.title})", _limits(gpu)),
         ("sources", _source_table(gpu)),
     )
 
 
 def heading(gpu: Gpu) -> str:
-    """Two lines: what it is, and where its profile lies."""
+    """What it is, how it runs, and where its profile lies: a line each."""
     clocks = gpu.profile.clocks
-    sms = UNKNOWN if gpu.sms is None else str(gpu.sms)
-    unit = "CUs" if gpu.vendor == "amd" else "SMs"
+    unit = gpu.profile.unit
+    count = f"{unit} count {UNKNOWN}" if gpu.sms is None else f"{gpu.sms} {unit}s"
     boost = decimal(clocks.boost.value, "Hz", 4) if clocks.boost else UNKNOWN
     tensor = decimal(clocks.tensor.value, "Hz", 4) if clocks.tensor else UNKNOWN
+    matrix = "matrix" if gpu.vendor == "amd" else "tensor"
     power = f"{gpu.profile.power.value:g} W" if gpu.profile.power else UNKNOWN
     return (
         f"{gpu.name}: {gpu.title}\n"
-        f"{sms} {unit} ({gpu.architecture.name}), boost {boost}, tensor {tensor}, {power}\n"
+        f"{count} ({gpu.architecture.name}), boost {boost}, {matrix} {tensor}, power {power}\n"
         f"profile: {gpu.path}\n"
     )
 
@@ -139,12 +140,12 @@ def notes(gpu: Gpu) -> str:
     return "".join(f"- {note}\n" for note in (*gpu.profile.notes, *gpu.architecture.notes))
 
 
-def _hierarchy(levels: tuple[Level, ...]) -> Table:
+def _hierarchy(levels: tuple[Level, ...], unit: str) -> Table:
     rows = []
     for level in levels:
         size = UNKNOWN if level.size_bytes is None else binary(level.size_bytes)
         if level.scope == "SM" and level.size_bytes is not None:
-            size += " per SM"
+            size += f" per {unit}"
         bandwidth = level.bandwidth_bytes_per_s
         speed = UNKNOWN if bandwidth is None else f"{decimal(bandwidth, 'B/s')} {level.bandwidth_kind}"
         rows.append((level.name, size, speed, _span(level.latency_cycles), _span(level.latency_ns)))
@@ -177,7 +178,7 @@ def _peaks(gpu: Gpu) -> Table:
 
 def _rates(gpu: Gpu) -> Table:
     """Ceilings of an implementation that are neither matrix units nor memory."""
-    per_clock, launch = gpu.architecture.per_clock, gpu.profile.launch
+    per_clock, launch, amd = gpu.architecture.per_clock, gpu.profile.launch, gpu.vendor == "amd"
     conversions = tuple(f for f in ("e4m3_to_half", "half_to_fp32", "fp32_to_bf16", "bf16_multiply"))
     steps = [reading for name in conversions if (reading := getattr(per_clock, name))]
     known = dict.fromkeys(key for reading in steps for key in reading.source)
@@ -191,10 +192,20 @@ def _rates(gpu: Gpu) -> Table:
     return Table(
         ("rate", "sources", "value"),
         (
-            row("exponentials (SFU)", keys(per_clock.exponentials), gpu.exponentials_per_s, "/s"),
+            row(
+                "exponentials" if amd else "exponentials (SFU)",
+                keys(per_clock.exponentials),
+                gpu.exponentials_per_s,
+                "/s",
+            ),
             row("FP8 KV elements to bf16", known, gpu.conversions_per_s, "/s"),
             row("kernel launch in a stream", keys(launch.stream), gpu.stream_launch_s, "s"),
-            row("node of a CUDA graph", keys(launch.graph_node), gpu.graph_launch_s, "s"),
+            row(
+                "node of a HIP graph" if amd else "node of a CUDA graph",
+                keys(launch.graph_node),
+                gpu.graph_launch_s,
+                "s",
+            ),
         ),
         left=2,
     )
@@ -211,9 +222,17 @@ def _limits(gpu: Gpu) -> Table:
             text = ", ".join(f"{size / 1024:g}" for size in value) + " KiB"
         else:
             text = str(value) if isinstance(value, int) else binary(value)
-        rows.append((name.replace("_", " "), ", ".join(reading.source), text))
+        rows.append((_limit(name, gpu.vendor), ", ".join(reading.source), text))
     rows += [(f"{mma.path} tile rows", ", ".join(mma.source), str(mma.rows or UNKNOWN)) for mma in gpu.architecture.mma]
     return Table(("limit", "sources", "value"), tuple(rows), left=2)
+
+
+def _limit(name: str, vendor: str) -> str:
+    """A limit's key in the vendor's words."""
+    words = {"sm": "SM", "l1": "L1"}
+    if vendor == "amd":
+        words |= {"sm": "CU", "warp": "wavefront", "warps": "wavefronts", "shared": "LDS"}
+    return " ".join(words.get(word, word) for word in name.split("_"))
 
 
 def _links(gpu: Gpu) -> Table:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from kvperf import files
 from kvperf.errors import KvperfError
-from kvperf.hardware import load_gpu
+from kvperf.hardware import gpu_names, load_gpu
+from kvperf.model import load_model
 
 H100 = (files.folder("hardware") / "h100-sxm.yaml").read_text(encoding="utf-8")
 
@@ -87,15 +89,43 @@ BANDWIDTH = "bandwidth: {value: 3.35 TB/s, kind: spec, source: [stas, aic]}"
         (BANDWIDTH, BANDWIDTH.replace("kind:", "kindd:"), "unknown key 'kindd'", "'kind'"),
         ("  hbm:", "  hbmm: {}\n  hbm:", "unknown key 'hbmm'", "'hbm'"),
         (BANDWIDTH, BANDWIDTH.replace("[stas, aic]", "[stass]"), "unknown source 'stass'", "'stas'"),
-        (BANDWIDTH, BANDWIDTH.replace(", source: [stas, aic]", ""), "missing required field `source`", ""),
-        (BANDWIDTH, BANDWIDTH.replace("[stas, aic]", "[]"), "length >= 1", ""),
-        (BANDWIDTH, BANDWIDTH.replace("spec", "guess"), "guess", ""),
+        (
+            BANDWIDTH,
+            BANDWIDTH.replace(", source: [stas, aic]", ""),
+            "bandwidth: 'source' is missing",
+            "write {value: 3.35 TB/s, kind: spec, source: [datasheet]}",
+        ),
+        (BANDWIDTH, BANDWIDTH.replace("[stas, aic]", "[]"), "with at least one entry", "write [datasheet]"),
+        (
+            BANDWIDTH,
+            BANDWIDTH.replace("spec", "specs"),
+            "kind: Invalid value 'specs'",
+            "did you mean 'spec'? known: spec, me",
+        ),
+        (
+            BANDWIDTH,
+            "bandwidth: 864 GB/s",
+            "Expected a mapping {…}, got '864 GB/s'",
+            "write {value: 864 GB/s, kind: spec,",
+        ),
+        (BANDWIDTH, BANDWIDTH.replace("[stas, aic]", "stas"), "Expected a list […], got 'stas'", "write [stas]"),
+        (BANDWIDTH, BANDWIDTH.replace("3.35 TB/s", ""), "bandwidth.value: nothing stands here", "leave the whole"),
+        (BANDWIDTH, BANDWIDTH.replace("[stas, aic]", "[zzzzzz]"), "unknown source 'zzzzzz'", "add zzzzzz: {document: "),
+        (
+            "{dtype: bf16, accumulator: fp32, path: wgmma",
+            "{dtype: bfloat16",
+            "'bfloat16'",
+            "did you mean 'bf16'? known",
+        ),
+        ("architecture: sm_90", "architecture: ada", "unknown architecture 'ada'", "mean 'sm_89', NVIDIA Ada Lovelace"),
+        ("architecture: sm_90", "architecture: zzz", "unknown architecture 'zzz'", "known: gfx90a, gfx942,"),
+        ("memory: #", "memory: 3\nother: #", "Expected a mapping {…}, got 3", "`kvperf gpus show h100` says where"),
         ("architecture: sm_90", "architecture: sm_91", "unknown architecture 'sm_91'", "'sm_90'"),
-        ("schema: kvperf.gpu/1", "schema: kvperf.gpu/9", "kvperf.gpu/9", ""),
+        ("schema: kvperf.gpu/1", "schema: kvperf.gpu/9", "kvperf.gpu/9", "write kvperf.gpu/1"),
         ("value: 989.4 TFLOP/s", "value: 1979 TFLOP/s", "looks like a 2:4 sparse number", "stated_reason"),
         ("value: 989.4 TFLOP/s", "value: 1020 TFLOP/s", "3.1% above SMs × clock × FLOP/clock/SM", "stated_reason"),
         ("value: 66.9 TFLOP/s", "value: 61.8 TFLOP/s", "below SMs × clock × FLOP/clock/SM", "stated_reason"),
-        ("sms: {value: 132", "sms: {value: 132 SMs", "Expected `int`, got `str`", ""),
+        ("sms: {value: 132", "sms: {value: 132 SMs", "got '132 SMs'", "write 132"),
         ("what: read_bandwidth, value: 2.75 TB/s", "what: read_bandwidth, value: 2.75 TFLOP/s", "in B/s", "FLOP/s"),
         ("what: gemm, dtype: bf16,", "what: gemm,", "gemm has no dtype", "dtype: bf16"),
     ],
@@ -128,3 +158,66 @@ def test_importing_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+MODEL = (files.folder("models") / "llama-3.1-8b.yaml").read_text(encoding="utf-8")
+ARCHITECTURE = (files.folder("hardware") / "architectures" / "sm_90.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message", "hint"),
+    [
+        ("m.yaml", MODEL, "this is a model (kvperf.model/1)", "give it to --model"),
+        ("a.yaml", ARCHITECTURE, "this is a GPU architecture (kvperf.architecture/1)", "under 'architecture'"),
+        ("config.json", '{"model_type": "llama"}', "this is a model's config.json", "give it to --model"),
+        ("config.json", '{\n\t"model_type": "llama"\n}', "this is a model's config.json", "give it to --model"),
+        ("c.yaml", "architectures: [LlamaForCausalLM]\n", "this is a model's config.json", "give it to --model"),
+    ],
+)
+def test_another_kind_of_file(tmp_path: Path, name: str, text: str, message: str, hint: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(KvperfError) as problem:
+        load_gpu(str(path))
+    assert message in problem.value.message
+    assert hint in problem.value.hint
+
+
+def test_a_gpu_profile_is_no_model() -> None:
+    with pytest.raises(KvperfError, match=r"this is a GPU profile \(kvperf\.gpu/1\)") as problem:
+        load_model(files.folder("hardware") / "h100-sxm.yaml")
+    assert problem.value.hint == "give it to --gpu"
+
+
+def test_a_file_beside_a_wrong_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my-h100.yaml").write_text(H100, encoding="utf-8")
+    Path("plain").write_text(H100, encoding="utf-8")
+    Path("config.json").write_text('{"architectures": []}', encoding="utf-8")
+    for given, hint in (
+        ("my-h100", "for a file write ./my-h100.yaml"),
+        ("./my-h100", "for a file write ./my-h100.yaml"),
+        ("plain", "for a file write ./plain"),
+        ("config.json", "give it to --model"),
+    ):
+        with pytest.raises(KvperfError) as problem:
+            load_gpu(given)
+        assert problem.value.hint == hint
+
+
+def test_a_source_may_be_called_source(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(H100.replace("  stas: {", "  source: {").replace("stas,", "source,").replace("stas]", "source]"))
+    assert "source" in load_gpu(str(path)).profile.sources
+
+
+def test_a_gpu_loads_in_six_milliseconds() -> None:
+    slowest = 0.0
+    for name in gpu_names():
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            load_gpu(name)
+            times.append(time.perf_counter() - start)
+        slowest = max(slowest, min(times))
+    assert slowest < 0.006

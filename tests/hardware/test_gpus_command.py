@@ -12,6 +12,7 @@ import pytest
 
 from kvperf import files
 from kvperf.cli import run
+from kvperf.errors import KvperfError
 from kvperf.hardware import gpu_names, lint, load_gpu
 
 DOCS = Path(__file__).parents[2] / "docs" / "profiles.md"
@@ -55,14 +56,14 @@ def test_show_has_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "show", "h100")
     for line in (
         r"h100-sxm: NVIDIA H100 SXM5 80 GB",
-        r"132 SMs \(sm_90\), boost 1.980 GHz, tensor 1.830 GHz, 700 W",
+        r"132 SMs \(sm_90\), boost 1.980 GHz, tensor 1.830 GHz, power 700 W",
         r"profile: .*hardware/h100-sxm\.yaml",
         r"registers +256 KiB per SM +unknown +4 +2.02",
         r"L2 cache +50 MiB +4.86 TB/s measured +219–291 +111",
         r"HBM3 +weights and KV cache +xla, stas, aic",
         r"bf16 +fp32 +wgmma +spec +stas, aic +989 +295",
         r"bf16 +fp32 +mma.sync +derived +luo, gpuroof +633 +189",
-        r"threads per sm +cccl, occ +2048",
+        r"threads per SM +cccl, occ +2048",
         r"shared allocation unit +occ +128 B",
         r"to other GPUs +NVLink 4, 18 links +stas +450 GB/s",
         r"node of a CUDA graph +unknown",
@@ -111,8 +112,58 @@ def test_show_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert run(["gpus"]) == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "last-level cache" in text
-    assert max(len(line) for line in text.splitlines()) <= 80
+    assert max(len(line) for line in _tables(text)) <= 80
+
+
+def _tables(page: str) -> list[str]:
+    """The lines of a page but for the profile's path and the sources, which no terminal may break."""
+    before, after = re.split(r"^sources\n(?:.*: .*\n)+", page, flags=re.MULTILINE)
+    return [line for line in (before + after).splitlines() if not line.startswith("profile: ")]
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_a_narrow_terminal_leaves_paths_and_sources_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr("kvperf.render.table.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    path = tmp_path / ("long" * 20) / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text((files.folder("hardware") / f"{name}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert run(["gpus", "show", str(path)]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert f"profile: {path}" in text.splitlines()
+    gpu = load_gpu(name)
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    for key, source in {**gpu.architecture.sources, **gpu.profile.sources}.items():
+        assert " ".join(f"{key} {source}".split()) in lines
+    assert max(len(line) for line in _tables(text)) <= 80
     assert "…" not in text
+
+
+def test_show_begins_with_what_a_roofline_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    titles = ["memory hierarchy", "dense peaks", "links", "measured", "other rates", "what cached", "limits", "sources"]
+    text = printed(capsys, "show", "h100")
+    places = [re.search(f"^{title}", text, re.MULTILINE) for title in [*titles, "notes$"]]
+    starts = [place.start() for place in places if place]
+    assert len(starts) == 9 and starts == sorted(starts)
+
+
+def test_every_figure_of_the_heading_has_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    heading = printed(capsys, "show", "b100").splitlines()[1]
+    assert heading == "SM count unknown (sm_100), boost unknown, tensor unknown, power 700 W"
+    text = (files.folder("hardware") / "h100-sxm.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(re.sub("^power: .*\n", "", text, flags=re.MULTILINE), encoding="utf-8")
+    assert printed(capsys, "show", str(path)).splitlines()[1].endswith(", tensor 1.830 GHz, power unknown")
+
+
+@pytest.mark.parametrize("name", ["mi250x", "mi300x", "mi325x", "mi355x"])
+def test_amd_has_its_own_words(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    text = printed(capsys, "show", name).split("\nsources\n")[0]
+    assert "KiB per CU" in text and "limits of one CU" in text and "wavefront threads" in text
+    for word in (r"SMs?", "sm", "CUDA.*", "warps?", "tensor", "SFU"):
+        assert not re.search(rf"\b{word}\b", text), word
 
 
 def test_a_wrong_name_and_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,18 +171,37 @@ def test_a_wrong_name_and_a_wrong_command(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == (
         "error: unknown GPU 'h10'\nhint: did you mean 'h100'? `kvperf gpus` lists what there is\n"
     )
-    assert run(["gpus", "chekc"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("h100", "write `kvperf gpus show h100`; `kvperf gpus` lists the GPUs"),
+        ("RTX 4090", "write `kvperf gpus show 'RTX 4090'`; `kvperf gpus` lists the GPUs"),
+        ("./mine.yaml", "write `kvperf gpus show ./mine.yaml`; `kvperf gpus` lists the GPUs"),
+        ("list", "`kvperf gpus` lists the GPUs, `kvperf gpus show h100` prints one"),
+        ("chekc", "did you mean 'check'? `kvperf gpus --help` lists what there is"),
+    ],
+)
+def test_a_gpu_or_list_in_the_place_of_a_command(capsys: pytest.CaptureFixture[str], given: str, hint: str) -> None:
+    assert run(["gpus", given]) == 2
+    assert capsys.readouterr().err == f"error: unknown command '{given}'\nhint: {hint}\n"
 
 
 def test_check_ends_with_0_1_or_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = (files.folder("hardware") / "h100-sxm.yaml").read_text(encoding="utf-8")
     path = tmp_path / "mine.yaml"
-    assert "nothing found" in printed(capsys, "check", "b200")
+    assert printed(capsys, "check", "b200") == "ok: no findings\n"
+    assert printed(capsys, "check", "t4") == (
+        "ok: no findings; not checked: GDDR6 bandwidth against the memory clock (no memory clock)\n"
+    )
     path.write_text(text.replace("value: 989.4 TFLOP/s", "value: 1978.8 TFLOP/s"), encoding="utf-8")
     assert run(["gpus", "check", str(path)]) == 1
     findings = capsys.readouterr().out.splitlines()
     assert len(findings) == 2
     assert all(re.match(rf"{re.escape(str(path))}:\d+:\d+: .* 2:4 sparse number", line) for line in findings)
+    with pytest.raises(KvperfError, match="2:4 sparse number"):
+        load_gpu(str(path))  # refused by the loader, and a finding all the same
     path.write_text(text.replace("3.35 TB/s", "3.35e12"), encoding="utf-8")
     assert run(["gpus", "check", str(path)]) == 2
     assert capsys.readouterr().err.endswith("hint: write it like '3.35 TB/s'\n")
@@ -146,4 +216,4 @@ def test_the_example_of_the_docs_loads_and_passes(tmp_path: Path) -> None:
     gpu = load_gpu(str(path))
     assert gpu.peak("int8").flops_per_s == 811e12
     assert gpu.measured_peak("bf16") == 690e12
-    assert lint.check(path) == []
+    assert lint.check(path).findings == ()
