@@ -14,7 +14,7 @@ FLOW: tuple[tuple[str, ...], ...] = (
     ("__init__",),
     ("errors",),
     ("units", "arith", "files", "dtypes"),
-    ("yaml_file",),
+    ("yaml_file", "yaml_errors"),
     ("hardware",),
     ("model",),
     ("workload",),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from kvperf import files
 from kvperf.errors import KvperfError
-from kvperf.hardware import gpu_names, load_gpu
+from kvperf.hardware import load_gpu
 from kvperf.model import load_model
 
 H100 = (files.folder("hardware") / "h100-sxm.yaml").read_text(encoding="utf-8")
@@ -209,15 +208,3 @@ def test_a_source_may_be_called_source(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(H100.replace("  stas: {", "  source: {").replace("stas,", "source,").replace("stas]", "source]"))
     assert "source" in load_gpu(str(path)).profile.sources
-
-
-def test_a_gpu_loads_in_six_milliseconds() -> None:
-    slowest = 0.0
-    for name in gpu_names():
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            load_gpu(name)
-            times.append(time.perf_counter() - start)
-        slowest = max(slowest, min(times))
-    assert slowest < 0.006
