@@ -22,6 +22,8 @@ FLOW: tuple[tuple[str, ...], ...] = (
     ("work",),
     ("stages",),
     ("pipeline",),
+    ("emulator",),
+    ("kernel",),
     ("bound", "ceilings"),
     ("capacity",),
     ("inputs",),

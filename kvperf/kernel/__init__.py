@@ -1,0 +1,1 @@
+"""The kernels: compiled without a GPU, their resources, traffic and limits."""
