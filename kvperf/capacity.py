@@ -227,20 +227,30 @@ def at_context(workload: Workload, context: int) -> Workload:
 
 
 def _last_not_negative(spare: Callable[[int], Any], low: int, high: int) -> int:
-    """The last whole number where a falling function is not negative: secant steps, halved when they stall.
+    """The last whole number where a falling function is not negative.
 
-    Caches are nearly linear in the context, so a few steps do where bisection alone needs 34.
+    Caches are nearly linear in the context: a secant lands beside the answer, steps that double bracket it,
+    and halving closes the bracket. Bisection alone would need 34 evaluations of a whole step.
     """
     at_low, at_high = spare(low), spare(high)
-    halve = False
+    guess = min(max(low + int((high - low) * (at_low / (at_low - at_high))), low + 1), high - 1)
+    step = 16
+    fits = spare(guess) >= 0
+    low, high = (guess, high) if fits else (low, guess)
     while high - low > 1:
-        guess = (low + high) // 2 if halve else low + int((high - low) * (at_low / (at_low - at_high)))
-        middle = min(max(guess, low + 1), high - 1)
-        before = high - low
-        found = spare(middle)
-        if found >= 0:
-            low, at_low = middle, found
+        middle = low + step if fits else high - step
+        if not low < middle < high:
+            break
+        if spare(middle) >= 0:
+            low = middle
+            if not fits:
+                break
         else:
-            high, at_high = middle, found
-        halve = high - low > before // 2
+            high = middle
+            if fits:
+                break
+        step *= 4
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if spare(middle) >= 0 else (low, middle)
     return low
