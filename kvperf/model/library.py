@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kvperf.errors import nearest, unknown_name
+from kvperf.errors import KvperfError, nearest, unknown_name
 from kvperf.files import folder
 from kvperf.model.architecture import Model
 from kvperf.model.validation import validate
@@ -39,11 +39,28 @@ def load_model(name_or_path: str | Path) -> Model:
         return import_path(path)
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file() or path.is_absolute():
         return load_yaml(path)
-    if _HUB_ID.fullmatch(str(name_or_path)):
+    name, file = str(name_or_path), _file_of(path)
+    if name.startswith("."):  # ./NAME is a path whatever it ends in
+        hint = f"for a file write {file}" if file else "give a model YAML, a config.json or a directory that holds one"
+        raise KvperfError(f"{name}: No such file or directory", hint)
+    if _HUB_ID.fullmatch(name):
         from kvperf.model.hub.download import import_hub_id
 
-        return import_hub_id(str(name_or_path), _nearest_hub_id(str(name_or_path)))
-    raise unknown_name("model", str(name_or_path), model_names(), "`kvperf models`")
+        close = _nearest_hub_id(name)
+        meant = f"for a file write {file}; " if file else f"did you mean '{close}'? " if close else ""
+        return import_hub_id(name, meant)
+    if file:
+        raise KvperfError(f"unknown model '{name}'", f"for a file write {file}")
+    raise unknown_name("model", name, model_names(), "`kvperf models`")
+
+
+def _file_of(path: Path) -> str | None:
+    """The file that was meant by a path without its suffix, as one would have to write it."""
+    for suffix in (".yaml", ".yml", ".json"):
+        file = path.with_name(path.name + suffix)
+        if file.is_file():
+            return str(file) if file.parts[0] == ".." else f"./{file}"
+    return None
 
 
 def load_yaml(path: Path) -> Model:

@@ -17,6 +17,7 @@ from kvperf.model.architecture import (
     Model,
 )
 from kvperf.model.parameters import ParameterCount, parameters
+from kvperf.render.model_cache import cache, cache_rows
 from kvperf.render.table import Table
 from kvperf.units import binary, significant
 
@@ -35,17 +36,26 @@ MODULES = (
 
 
 def summary(model: Model) -> dict[str, Any]:
-    """One row of the list."""
-    count = parameters(model)
+    """One row of the list. A growing KV byte is one that no window stops: what a token adds to a long context."""
+    count, held = parameters(model), cache(model)
     return {
         "name": model.name,
         "parameters": count.total,
         "active_parameters": count.active,
         "layers": len(model.layer_sequence()),
         "attention": attention(model),
-        "kv_bytes_per_token": footprint(model).kv_bytes_per_token,
+        "kv_bytes_per_token": held.kv_bytes_per_token,
+        "kv_growth_bytes_per_token": held.kv_growth_bytes_per_token,
+        "state_bytes_per_sequence": held.state_bytes_per_sequence,
         "max_context_tokens": model.max_context_tokens,
     }
+
+
+def imported_line(model: Model) -> str:
+    """What to check an import against: its parameters and what a token adds to a long context."""
+    row = summary(model)
+    kv = binary(row["kv_growth_bytes_per_token"])
+    return f"{_billions(row['parameters'])} B parameters, {kv} KV a token"
 
 
 def attention(model: Model) -> str:
@@ -55,8 +65,11 @@ def attention(model: Model) -> str:
 
 
 def list_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """The list for a person: counts in billions, bf16 KV bytes a token in KiB, context in K of 1024."""
-    headers = ("model", "attention", "total\n(B)", "active\n(B)", "layers", "KV/token\n(KiB)", "max\nctx")
+    """The list for a person: counts in billions, KV in KiB, context in K of 1024.
+
+    KV is what a token adds to a long context: windows are full by then.
+    """
+    headers = ("model", "attention", "total\n(B)", "active\n(B)", "layers", "KV grows\nKiB/tok", "max\nctx")
     cells = tuple(
         (
             row["name"],
@@ -64,7 +77,7 @@ def list_table(rows: Iterable[dict[str, Any]]) -> Table:
             _billions(row["parameters"]),
             _billions(row["active_parameters"]),
             str(row["layers"]),
-            significant(row["kv_bytes_per_token"] / 1024),
+            significant(row["kv_growth_bytes_per_token"] / 1024),
             _tokens(row["max_context_tokens"]),
         )
         for row in rows
@@ -81,6 +94,7 @@ def record(model: Model) -> dict[str, Any]:
     return {
         "schema": "kvperf.model_summary/1",
         **summary(model),
+        **msgspec.to_builtins(cache(model)),
         "hub_id": model.hub_id,
         "shape": msgspec.to_builtins(model),
         "modules": {name: getattr(count, name) for name in MODULES},
@@ -132,9 +146,9 @@ def shape_table(model: Model) -> Table:
         ("hidden size", str(model.hidden_size)),
         ("vocabulary", f"{model.vocab_size}{' (tied)' if model.tied_embeddings else ''}"),
         ("context", f"{model.max_context_tokens} tokens"),
-        ("KV bytes/token", f"{binary(footprint(model).kv_bytes_per_token)} in bf16"),
         ("checkpoint", f"{_precision(model)}, {binary(footprint(model).resident_weight_bytes)}"),
     ]
+    rows += cache_rows(cache(model), len(model.layer_sequence()))
     counts: dict[tuple[str, str], int] = {}
     for layer in model.layer_sequence():
         counts[layer.mixer, layer.ffn] = counts.get((layer.mixer, layer.ffn), 0) + 1

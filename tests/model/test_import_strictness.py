@@ -131,3 +131,64 @@ def test_an_odd_value_is_a_model_or_an_error_for_the_user(name: str, tables: dic
             except KvperfError as problem:
                 assert problem.hint, f"{where}{path[-1]} = {odd!r}"
         holder[path[-1]] = held
+
+
+def complaint(changed: Any, quantization: Any = None) -> tuple[str, str]:
+    with pytest.raises(KvperfError) as problem:
+        import_config(changed, "x", quantization=quantization)
+    return problem.value.message, problem.value.hint
+
+
+REMOVE = "remove a key only if it changes no tensor or mask"
+
+
+def test_all_unknown_keys_are_named_at_once() -> None:
+    changed = config("qwen3.5-27b")
+    changed["aaa"] = 1
+    text = changed["text_config"]
+    text["bbb"] = 2
+    text["rope_parameters"]["ccc"] = 3
+    fp8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128], "ddd": 4}
+    text["quantization_config"] = fp8
+    message, hint = complaint(changed)
+    keys = ("aaa", "text_config.bbb", "text_config.rope_parameters.ccc", "text_config.quantization_config.ddd")
+    assert message == f"config.json: unknown config keys {', '.join(map(repr, keys))}"
+    assert hint == REMOVE
+    assert (fp8["ddd"], text["bbb"]) == (4, 2), "the caller's config is left as it was"
+
+
+def test_unknown_keys_of_lists_and_of_a_file_beside_are_named() -> None:
+    changed = config("nemotron-super-49b")
+    changed["block_configs"][3]["attention"]["aaa"] = 1
+    changed["block_configs"][7]["ffn"]["bbb"] = 1
+    assert complaint(changed)[0].endswith("'block_configs[3].attention.aaa', 'block_configs[7].ffn.bbb'")
+    plain = config("llama-3.1-8b") | {"ccc": 1}
+    beside = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "ddd": 1}}
+    assert complaint(plain, beside)[0].endswith("unknown config keys 'ccc', 'quantization_config.ddd'")
+    assert beside["quantization"] == {"quant_algo": "NVFP4", "ddd": 1}, "the caller's object is left as it was"
+
+
+def test_an_unknown_key_that_other_families_know_is_named_with_them() -> None:
+    message, hint = complaint(config("llama-3.1-8b") | {"sliding_window": 4096})
+    assert message == "config.json: unknown config key 'sliding_window'"
+    assert hint == f"sliding_window is known for mistral, mixtral, phi3, qwen2, …; {REMOVE}"
+    assert "o_lora_rank is known for deepseek_v4;" in complaint(config("llama-3.1-8b") | {"o_lora_rank": 1})[1]
+
+
+def test_a_slip_is_named_with_the_key_that_is_missing() -> None:
+    changed = without(config("llama-3.1-8b"), ("hidden_size",), rename=True)
+    message, hint = complaint(changed)
+    assert message == "config.json: unknown config key 'hidden_size_x'; missing: 'hidden_size'"
+    assert hint == f"did you mean 'hidden_size'? {REMOVE}"
+    changed["wonder"] = 1
+    assert complaint(changed)[1] == f"'hidden_size_x' may be 'hidden_size'; {REMOVE}"
+    # A key that stands there already is not what was meant, nor is one that merely looks a little like it.
+    assert complaint(config("llama-3.1-8b") | {"hidden_sizes": 1})[1] == REMOVE
+    assert complaint(config("llama-3.1-8b") | {"rope_local": 1})[1] == REMOVE
+
+
+def test_all_missing_keys_are_named_at_once() -> None:
+    changed = without(without(config("llama-3.1-8b"), ("hidden_size",)), ("vocab_size",))
+    message, hint = complaint(changed)
+    assert message == "config.json: the config keys 'hidden_size', 'vocab_size' are missing"
+    assert "add what is missing" in hint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from kvperf.files import folder
 from kvperf.model import load_model, model_names
 from kvperf.model.runs import runs
 from kvperf.render.model_yaml import yaml_text
+from tests.model.configs import config
 
 LLAMA = (folder("models") / "llama-3.1-8b.yaml").read_text(encoding="utf-8")
 
@@ -69,7 +72,34 @@ def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(KvperfError, match="huggingface_hub is not installed") as problem:
         load_model("meta-llama/Llama-3.1-9B")
-    assert "kvperf[hub]" in problem.value.hint and "meta-llama/Llama-3.1-8B" in problem.value.hint
+    hint = problem.value.hint
+    assert "`pip install huggingface_hub`" in hint and "meta-llama/Llama-3.1-8B" in hint
+    assert "download its config.json and give the path" in hint
+
+
+@pytest.mark.parametrize("name", ["my-qwen", "./my-qwen", "deep/my-qwen", "../here/my-qwen"])
+def test_a_file_without_its_suffix_is_named_with_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    file = Path(f"{name}.yaml")
+    file.write_text(LLAMA)
+    with pytest.raises(KvperfError, match="my-qwen") as problem:
+        load_model(name)
+    (written,) = re.findall(r"for a file write (\S+?)(?:;|$)", problem.value.hint)
+    assert written == {"../here/my-qwen": "../here/my-qwen.yaml"}.get(name, f"./{file}")
+    assert load_model(written) == load_model("llama-3.1-8b")
+    file.unlink()
+    with pytest.raises(KvperfError) as problem:
+        load_model(name)
+    assert "for a file" not in problem.value.hint
+
+
+def test_a_folder_with_a_config_is_a_model_by_its_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my-qwen").mkdir()
+    Path("my-qwen/config.json").write_text(json.dumps(config("qwen3-8b")))
+    assert load_model("my-qwen").mixers == load_model("qwen3-8b").mixers
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, download: object) -> type[Exception]:

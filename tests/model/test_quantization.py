@@ -182,6 +182,26 @@ def test_two_descriptions_that_disagree_are_an_error(tmp_path: Path) -> None:
         import_path(tmp_path)
 
 
+MODELOPT = {
+    "producer": {"name": "modelopt", "version": "0.29.0"},
+    "quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head", "*self_attn*"]},
+}
+
+
+def test_a_text_model_quantised_anew_follows_the_producer_that_its_config_names() -> None:
+    """Kimi-K2.5-NVFP4: the text config still states the int4 of the original."""
+    held = config("kimi-k2.5")
+    assert held["text_config"]["quantization_config"]["quant_method"] == "compressed-tensors"
+    with pytest.raises(KvperfError, match=r"'text_config\.quantization_config' stands beside a hf_quant_config\.json"):
+        import_config(held, "x", quantization=MODELOPT)
+    named = held | {"quantization_config": {"quant_method": "modelopt"} | MODELOPT["quantization"]}
+    model = import_config(named, "x", quantization=MODELOPT)
+    assert (model.checkpoint.quantised, model.checkpoint.activation) == ("nvfp4", "nvfp4")
+    with pytest.raises(KvperfError, match="'quantization_config' disagrees with text_config") as problem:
+        import_config(named, "x")
+    assert "remove" in problem.value.hint
+
+
 def test_deepseek_v4_has_fp4_experts_in_an_fp8_checkpoint() -> None:
     held = import_config(config("deepseek-v4-pro"), "x").checkpoint
     assert (held.quantised, held.experts, held.activation) == ("fp8-block", "mxfp4", "fp8")

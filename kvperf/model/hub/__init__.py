@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import msgspec
 from kvperf.errors import KvperfError, nearest
 from kvperf.model.architecture import Model
 from kvperf.model.hub import deepseek, deepseek_v4, gemma, gpt2, llama, minimax, nemotron, qwen_next, windows
-from kvperf.model.hub.keys import Keys, Table, table
+from kvperf.model.hub.keys import REMOVE, Keys, MissingKeysError, Table, UnknownKeysError, table
 from kvperf.model.hub.matrices import Naming
 from kvperf.model.hub.quantization import checkpoint
 from kvperf.model.validation import problems
@@ -97,8 +99,27 @@ def import_path(path: Path) -> Model:
     file = path / "config.json" if path.is_dir() else path
     config = _json(file)
     beside = file.parent / "hf_quant_config.json"
-    name = (file.parent.name if file.stem == "config" else file.stem).lower() or "model"
-    return import_config(config, name, str(file), _json(beside) if beside.is_file() else None)
+    return import_config(config, _name(file, config), str(file), _json(beside) if beside.is_file() else None)
+
+
+# Folders that say nothing about the model in them; so do the hashes of a download cache and names of two letters.
+_UNTELLING = {"", "checkpoint", "checkpoints", "config", "configs", "data", "download", "downloads", "hub", "model"}
+_UNTELLING |= {"models", "path", "repo", "root", "snapshot", "snapshots", "src", "temp", "tmp", "weights"}
+_HASH = re.compile(r"[0-9a-f]{12,}")
+_CACHED = re.compile(r"models--[^/]+--([^/]+)")  # the hub client's cache: models--ORG--NAME/snapshots/HASH
+
+
+def _name(file: Path, config: Any) -> str:
+    """The file's own name, its folder's, or the hub id that the config states; the folder's again where none tells."""
+    folder = file.parent.resolve()
+    if file.stem != "config":
+        return file.stem.lower()
+    stated = config.get("_name_or_path") if isinstance(config, Mapping) else None
+    stated = stated if isinstance(stated, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", stated) else ""
+    cached = next((found.group(1) for part in folder.parts if (found := _CACHED.fullmatch(part))), "")
+    untelling = folder.name.lower() in _UNTELLING or len(folder.name) < 3 or _HASH.fullmatch(folder.name)
+    telling = "" if untelling else folder.name
+    return (cached or telling or stated.rpartition("/")[2] or folder.name or "model").lower()
 
 
 def import_config(config: Mapping[str, Any], name: str, source: str = "config.json", quantization: Any = None) -> Model:
@@ -106,30 +127,113 @@ def import_config(config: Mapping[str, Any], name: str, source: str = "config.js
 
     name          what the model is called
     quantization  the content of hf_quant_config.json, used where the config has no quantization_config
-    Raises KvperfError naming the first key that is unknown, missing, or says what a Model cannot hold.
+    Raises KvperfError naming every key that is unknown, or missing, or the first that says what a Model cannot hold.
     """
     if not isinstance(config, Mapping):
         raise KvperfError(f"{source}: not a JSON object", "give the config.json of a model")
+    try:
+        return _import(config, name, source, quantization)
+    except UnknownKeysError as first:
+        raise _all_unknown(first, config, name, source, quantization) from None
+
+
+def _import(config: Mapping[str, Any], name: str, source: str, quantization: Any) -> Model:
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in NESTED:
         keys, family, outer = _nested(config, source, NESTED[kind])
     else:
         keys, family, outer = Keys(config, _family(kind, source).table, source), _family(kind, source), None
     model = family.build(keys)
-    stated = keys.values["quantization_config"]
-    if stated is None and outer is not None:
-        stated = outer.values["quantization_config"]
-    modelopt = isinstance(stated, dict) and stated.get("quant_method") == "modelopt"
-    if stated is not None and quantization is not None and not modelopt:
-        raise keys.error("quantization_config", "stands beside a hf_quant_config.json", "remove one of them")
-    stated = quantization if quantization is not None else stated
-    held = checkpoint(stated, keys, model, family.naming, _dtype(keys, outer))
+    held = checkpoint(_stated(keys, outer, quantization), keys, model, family.naming, _dtype(keys, outer))
     if kind == "deepseek_v4":
         held = deepseek_v4.expert_precision(keys, held)
     imported = msgspec.structs.replace(model, name=name, source=(source,), checkpoint=held)
     for _, message, hint in problems(imported):
         raise KvperfError(f"{source}: {message}", hint)
     return imported
+
+
+def _stated(keys: Keys, outer: Keys | None, beside: Any) -> Any:
+    """The one statement about quantisation.
+
+    hf_quant_config.json is followed where the config says nothing, or names the same producer: a checkpoint that
+    was quantised anew may still carry the text model's old statement beside its own.
+    """
+    stated = [
+        held.values["quantization_config"] for held in (keys, outer) if held and held.given("quantization_config")
+    ]
+    if beside is not None:
+        if stated and _producer(beside) not in [_producer(one) for one in stated]:
+            problem = "stands beside a hf_quant_config.json of another producer"
+            raise keys.error("quantization_config", problem, "remove the one that the weights do not have")
+        return beside
+    if outer is not None and len(stated) > 1 and stated[0] != stated[1]:
+        raise outer.error("quantization_config", "disagrees with text_config", "remove the one the weights do not have")
+    return stated[0] if stated else None
+
+
+def _producer(stated: Any) -> str | None:
+    """Who quantised the checkpoint: modelopt names itself, as the method or as the producer."""
+    if not isinstance(stated, dict):
+        return None
+    producer = stated.get("producer")
+    name = producer.get("name") if isinstance(producer, dict) else stated.get("quant_method")
+    return name if isinstance(name, str) else None
+
+
+def _all_unknown(
+    first: UnknownKeysError, config: Mapping[str, Any], name: str, source: str, quantization: Any
+) -> KvperfError:
+    """One error for the unknown keys of all objects: each object is read once those before it hold no such key."""
+    found, missing, rest = [first], "", copy.deepcopy((dict(config), quantization))
+    while _removed(found[-1], *rest):
+        try:
+            _import(rest[0], name, source, rest[1])
+            break
+        except UnknownKeysError as more:
+            found.append(more)
+        except MissingKeysError as problem:
+            missing = "; missing: " + ", ".join(repr(key) for key in problem.keys)
+            break
+        except KvperfError:  # it may come from what was removed
+            break
+    keys = {one.where + key: one.close[key] for one in found for key in one.keys}
+    message = f"{source}: unknown config key{'s' if len(keys) > 1 else ''} {', '.join(map(repr, keys))}{missing}"
+    return KvperfError(message, "; ".join([*_advice(keys), REMOVE]).replace("?;", "?"))
+
+
+def _removed(unknown: UnknownKeysError, config: Any, quantization: Any) -> bool:
+    """Take the unknown keys out of the object they stand in; False where that object is not found."""
+    steps = [int(step) if step.isdigit() else step for step in re.findall(r"[^.\[\]]+", unknown.where)]
+    roots = [(config, steps)]
+    if "quantization_config" in steps:  # it may stand in hf_quant_config.json
+        below = steps[steps.index("quantization_config") + 1 :]
+        roots += [(quantization, below), (quantization, ["quantization", *below])]
+    for held, path in roots:
+        try:
+            for step in path:
+                held = held[step]
+            for key in unknown.keys:
+                del held[key]
+        except (KeyError, IndexError, TypeError):
+            continue
+        return True
+    return False
+
+
+_SHOWN_FAMILIES = 4
+
+
+def _advice(keys: Mapping[str, str | None]) -> Iterator[str]:
+    """What to make of unknown keys: the families that know one, else the key of this family that is close to it."""
+    for path, close in keys.items():
+        key = path.removeprefix("text_config.")
+        families = [kind for kind, family in FAMILIES.items() if key in family.table.known()]
+        if families:
+            more = ", …" if len(families) > _SHOWN_FAMILIES else ""
+            yield f"{key} is known for {', '.join(families[:_SHOWN_FAMILIES])}{more}"
+        elif close:
+            yield f"did you mean '{close}'?" if len(keys) == 1 else f"'{key}' may be '{close}'"
 
 
 def _nested(config: Mapping[str, Any], source: str, text_type: str) -> tuple[Keys, Family, Keys]:

@@ -8,16 +8,15 @@ from kvperf.errors import KvperfError
 from kvperf.model.architecture import Model
 
 
-def import_hub_id(hub_id: str, close: str | None) -> Model:
-    """Fetch and import `config.json` of a hub id. `close` is the nearest id of a shipped model, for the hint."""
-    hint = f"did you mean '{close}'? " if close else ""
+def import_hub_id(hub_id: str, hint: str) -> Model:
+    """Fetch and import `config.json` of a hub id. `hint` says what else may have been meant, and begins every hint."""
     try:
         from huggingface_hub import hf_hub_download  # pyright: ignore[reportMissingImports]
         from huggingface_hub.errors import EntryNotFoundError  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise KvperfError(
             f"'{hub_id}' is no shipped model, and huggingface_hub is not installed to fetch it",
-            f"{hint}run `pip install 'kvperf[hub]'`, or give the path of a config.json",
+            f"{hint}run `pip install huggingface_hub`, or download its config.json and give the path of that file",
         ) from None
     from kvperf.model.hub import import_path
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from kvperf.errors import KvperfError, nearest
+from kvperf.errors import KvperfError
 
 T = TypeVar("T")
 
@@ -56,6 +56,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }
 OPTIONAL: dict[str, Any] = {"dtype": None, "torch_dtype": None, "quantization_config": None}
 
+REMOVE = "remove a key only if it changes no tensor or mask"
+
 # Activations that take the same work as the family's: gated FFNs apply one to the gate, plain ones to the only input.
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "relu2")
 
@@ -88,6 +90,26 @@ def table(required: str, optional: dict[str, Any] | None = None, only: Any = Non
     )
 
 
+class UnknownKeysError(KvperfError):
+    """Keys of one JSON object of a config that its table does not declare."""
+
+    def __init__(self, name: str, where: str, keys: Sequence[str], declared: Table, present: frozenset[str]) -> None:
+        self.where, self.keys = where, tuple(keys)
+        self.close = {key: _close(key, declared.known() - present) for key in keys}
+        super().__init__(f"{name}: {_named('unknown config key', [where + key for key in keys])}", REMOVE)
+
+
+class MissingKeysError(KvperfError):
+    """Keys that every config of the family states, and this one does not."""
+
+    def __init__(self, name: str, where: str, keys: Sequence[str]) -> None:
+        self.keys = tuple(where + key for key in keys)
+        super().__init__(
+            f"{name}: the {_named('config key', self.keys)} {'is' if len(keys) == 1 else 'are'} missing",
+            f"every published config of this family has {'it' if len(keys) == 1 else 'them'}; add what is missing",
+        )
+
+
 class Keys:
     """One JSON object of a config, checked against a table. Reading an undeclared key is a KeyError.
 
@@ -100,15 +122,12 @@ class Keys:
             raise self.error(where.rstrip("."), f"is {values!r}, not a JSON object", "give the whole config")
         self.present = frozenset(values)
         known = declared.known()
-        for key in values:
-            if key not in known:
-                raise self._unknown(key, declared)
-        for key in sorted(declared.required):
-            if key not in values:
-                raise KvperfError(
-                    f"{name}: the config key '{where}{key}' is missing",
-                    f"every published config of this family has '{key}'; add it",
-                )
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise UnknownKeysError(name, where, unknown, declared, self.present)
+        missing = sorted(declared.required - self.present)
+        if missing:
+            raise MissingKeysError(name, where, missing)
         for key, allowed in declared.only.items():
             if key in values and values[key] not in allowed:
                 raise self.error(key, f"is {values[key]!r}", f"only {_listed(allowed)} can be expressed")
@@ -179,12 +198,17 @@ class Keys:
         """The JSON object under `key`, checked against its own table."""
         return Keys(self.values[key], declared, self.name, f"{self.where}{key}.")
 
-    def _unknown(self, key: str, declared: Table) -> KvperfError:
-        close = nearest(key, declared.known())
-        hint = (
-            f"did you mean '{close}'?" if close else "a key that is not known may change the model; remove it to go on"
-        )
-        return KvperfError(f"{self.name}: unknown config key '{self.where}{key}'", hint)
+
+def _close(key: str, known: Iterable[str]) -> str | None:
+    """The key that `key` is a slip of, and no key that is merely like it: taking that one would change the model."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.8)), None)
+
+
+def _named(noun: str, keys: Sequence[str]) -> str:
+    """`config key 'a'`, or `config keys 'a', 'b'`."""
+    return f"{noun}{'' if len(keys) == 1 else 's'} {', '.join(repr(str(key)) for key in keys)}"
 
 
 def _listed(allowed: tuple[Any, ...]) -> str:
