@@ -24,6 +24,12 @@ from kvperf.yaml_file import Document
 # Integers that may be 0; every other integer of a model counts something that exists.
 MAY_BE_ZERO = {"rotary_dim", "shared_intermediate", "router_scales", "ratio", "norms", "extra_parameters", "layers"}
 
+# What no model is larger than: a typing error must not become gigabytes of layers, or a size float64 loses.
+MOST_LAYERS = 10_000
+LARGEST_SIZE = 10**9
+# Counts of a whole model, which may pass LARGEST_SIZE.
+TOTALS = {"published", "mtp", "extra_parameters"}
+
 
 def validate(document: Document, model: Model) -> None:
     """Raise KvperfError, with the place in `document`, for the first thing that cannot be."""
@@ -33,6 +39,12 @@ def validate(document: Document, model: Model) -> None:
 
 def problems(model: Model) -> Iterator[tuple[str, str, str]]:
     """Everything wrong with a model: the path of the part, what is wrong, what to do."""
+    layers = 0
+    for run in model.layers:
+        layers += run.repeat * len(run.block)
+    if layers > MOST_LAYERS:
+        yield "$.layers", f"{str(layers)[:12]} layers", f"no model has more than {MOST_LAYERS}"
+        return
     yield from _sizes("$", msgspec.to_builtins(model))
     yield from _references(model)
     for kind, parts in (("mixers", model.mixers), ("ffns", model.ffns)):
@@ -51,7 +63,9 @@ def _sizes(path: str, value: Any) -> Iterator[tuple[str, str, str]]:
                 least = 0 if key in MAY_BE_ZERO else 1
                 if held < least:
                     yield inner, f"{inner[2:]} is {held}", f"write a whole number of at least {least}"
-            else:
+                if held > LARGEST_SIZE and key not in TOTALS:
+                    yield inner, f"{inner[2:]} is {str(held)[:12]}", "no model is that large"
+            elif key not in TOTALS:
                 yield from _sizes(inner, held)
     elif isinstance(value, (list, tuple)):
         for i, held in enumerate(value):

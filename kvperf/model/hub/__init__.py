@@ -277,11 +277,13 @@ def _dtype(keys: Keys, outer: Keys | None) -> str:
 def _json(path: Path) -> Any:
     """The value of a JSON file. Raises KvperfError where it is not there or is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as problem:
         raise KvperfError(f"{path}: {problem.strerror}", "give a config.json or a directory that holds one") from None
     except json.JSONDecodeError as problem:
         where = f"{path}:{problem.lineno}:{problem.colno}"
         raise KvperfError(f"{where}: not JSON: {problem.msg}", "the file may be cut off; fetch it again") from None
+    except RecursionError:
+        raise KvperfError(f"{path}: nested too deeply for a config", "give the config.json of a model") from None
     except UnicodeDecodeError:
         raise KvperfError(f"{path}: not UTF-8 text", "give the config.json of a model") from None

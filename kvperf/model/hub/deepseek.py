@@ -101,7 +101,7 @@ def _model(keys: Keys, mixers: dict[str, Latent], mixer_of: list[str] | None = N
 
 
 def _ffns(keys: Keys, count: int) -> list[str]:
-    dense = keys.count_or_zero("first_k_dense_replace")
+    dense = keys.dense_prefix(count)
     ffns = ["dense" if i < dense else "moe" for i in range(count)]
     if keys.values.get("mlp_layer_types") is not None:
         stated = keys.each_layer("mlp_layer_types", count, {"dense": "dense", "sparse": "moe"})

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kvperf.errors import KvperfError
+from kvperf.model.validation import LARGEST_SIZE, MOST_LAYERS
 
 T = TypeVar("T")
 
@@ -60,6 +61,10 @@ REMOVE = "remove a key only if it changes no tensor or mask"
 
 # Activations that take the same work as the family's: gated FFNs apply one to the gate, plain ones to the only input.
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "relu2")
+
+
+# What no model is larger than: a typing error must not become gigabytes of layers.
+LAYER_COUNTS = ("num_hidden_layers", "n_layer")
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -148,7 +153,18 @@ class Keys:
             raise self.error(key, "is missing", "this layer needs it")
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.error(key, f"is {value!r}", "a whole number of at least 1 is needed")
+        if value > (MOST_LAYERS if key in LAYER_COUNTS else LARGEST_SIZE):
+            raise self.error(key, f"is {str(value)[:12]}", "no model is that large")
         return value
+
+    def dense_prefix(self, layers: int) -> int:
+        """Dense layers before the first one with experts. Raises KvperfError where none is left for them."""
+        dense = self.count_or_zero("first_k_dense_replace")
+        if dense >= layers:
+            raise self.error(
+                "first_k_dense_replace", f"is {str(dense)[:12]}", f"it leaves none of {layers} layers experts"
+            )
+        return dense
 
     def count_or_none(self, key: str) -> int | None:
         """A whole number of at least 1, or None where the key is absent or null."""

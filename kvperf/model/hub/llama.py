@@ -138,7 +138,7 @@ def glm4_moe(keys: Keys) -> Model:
         shared_intermediate=width * keys.count_or_zero("n_shared_experts"),
         score_bias=True,
     )
-    dense = keys.count_or_zero("first_k_dense_replace")
+    dense = keys.dense_prefix(keys.count("num_hidden_layers"))
     layers = [Layer("full", "dense" if i < dense else "moe") for i in range(keys.count("num_hidden_layers"))]
     ffns = {"dense": Dense(keys.count("intermediate_size")), "moe": experts}
     return with_drafts(outline(keys, {"full": mixer}, ffns, layers), keys.count_or_zero("num_nextn_predict_layers"))
