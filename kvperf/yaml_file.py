@@ -39,7 +39,7 @@ class Document:
                 raise model_config(path) from None
             raise KvperfError(f"{path}{where}: not YAML: {reason}", "check indentation and quotes") from None
         if root is None:
-            raise KvperfError(f"{path}: the file is empty", "`kvperf gpus show h100` says where a whole profile lies")
+            raise KvperfError(f"{path}: the file is empty", "compare it with a file that loads")
         self._root = root
         try:
             self.value = self._plain(root)

@@ -20,6 +20,8 @@ def write(text: str, output: Path | None) -> None:
     A link is followed; a device or a pipe is written to, never replaced.
     """
     if output is None or str(output) == "-":
+        if sys.stdout is None:
+            raise KvperfError("standard output is closed", "name a file with --output FILE")
         sys.stdout.write(text)
         return
     import tempfile
