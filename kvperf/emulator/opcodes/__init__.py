@@ -1,0 +1,60 @@
+"""The table of opcodes: what an instruction does, by its opcode and first modifiers, one small function each."""
+
+from __future__ import annotations
+
+from kvperf.emulator.fault import Fault
+from kvperf.emulator.instruction import Action, Instruction
+from kvperf.emulator.opcodes import (
+    arithmetic,
+    atomics,
+    compare,
+    control,
+    convert,
+    copies,
+    logic,
+    matrix,
+    mbarrier,
+    memory,
+    special,
+    warp,
+)
+
+TABLE: dict[str, Action] = {
+    **arithmetic.TABLE,
+    **logic.TABLE,
+    **compare.TABLE,
+    **convert.TABLE,
+    **special.TABLE,
+    **memory.TABLE,
+    **atomics.TABLE,
+    **copies.TABLE,
+    **mbarrier.TABLE,
+    **warp.TABLE,
+    **matrix.TABLE,
+    **control.TABLE,
+}
+# Instructions that decide where a thread goes next; `mbarrier.try_wait` is one more.
+CONTROL = frozenset(opcode for opcode in control.TABLE if "." not in opcode and opcode not in control.STRAIGHT)
+# Instructions that the lanes of a warp execute together.
+COLLECTIVES = frozenset(opcode.split(".")[0] for opcode in (*warp.TABLE, *matrix.TABLE) if opcode != "bar.warp")
+
+
+def action_of(instruction: Instruction) -> Action:
+    """The function of the longest known prefix, as in "cp.async.bulk" before "cp.async"."""
+    parts = (instruction.opcode, *instruction.modifiers)
+    for length in range(len(parts), 0, -1):
+        action = TABLE.get(".".join(parts[:length]))
+        if action is not None:
+            return action
+    return unknown
+
+
+def unknown(threads: object, instruction: Instruction) -> None:
+    """Stops the run when a thread gets here, not when the kernel is read."""
+    source = f" ({instruction.source})" if instruction.source else ""
+    raise Fault(
+        "unknown",
+        f"PTX line {instruction.line}{source}: the interpreter does not know `{instruction.text}`",
+        "kvperf/emulator/opcodes holds the table: one small function teaches it",
+        instruction.line,
+    )

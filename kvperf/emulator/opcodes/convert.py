@@ -1,0 +1,118 @@
+"""Moves, packing and conversions between number formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+from kvperf.emulator import formats
+from kvperf.emulator.formats import KINDS, Array, is_float
+from kvperf.emulator.instruction import Action, Instruction, Register, Vector
+from kvperf.emulator.memory import LOCAL_WINDOW, SHARED_WINDOW
+
+_WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}
+_ROUNDED = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+_SMALL_BITS = {"e4m3x2": formats.e4m3_bits, "e5m2x2": formats.e5m2_bits}
+_SMALL_VALUES = {"e4m3x2": formats.e4m3_values, "e5m2x2": formats.e5m2_values}
+
+
+def mov(threads: Any, instruction: Instruction) -> None:
+    """A register, a constant, an address, or the packing of several registers into one and back."""
+    destination, source = instruction.operands
+    kind = instruction.kind
+    if isinstance(source, Vector):
+        threads.write(destination, packed(threads, source), _bits_of(kind))
+    elif isinstance(destination, Vector):
+        unpack(threads, destination, threads.read(source, _bits_of(kind)))
+    else:
+        bits = _bits_of(kind)
+        threads.write(destination, threads.read(source, bits), bits)
+
+
+def _bits_of(kind: str) -> str:
+    return kind if kind == "pred" else f"b{8 * KINDS[kind].storage.itemsize}"
+
+
+def packed(threads: Any, vector: Vector) -> Array:
+    """The bits of several registers side by side, the first lowest."""
+    parts = [threads.read(part, _bits_of(part.kind)) for part in vector.parts if isinstance(part, Register)]
+    assert len(parts) == len(vector.parts)
+    return np.stack(parts, axis=1).reshape(-1).view(f"u{len(parts) * parts[0].dtype.itemsize}")
+
+
+def unpack(threads: Any, vector: Vector, bits: Array) -> None:
+    """The pieces of the bits to several registers, the lowest first."""
+    size = bits.dtype.itemsize // len(vector.parts)
+    pieces = np.ascontiguousarray(bits).view(f"u{size}").reshape(-1, len(vector.parts))
+    for part, piece in zip(vector.parts, pieces.T, strict=True):
+        threads.write(part, np.ascontiguousarray(piece), f"b{8 * size}")
+
+
+def cvta(threads: Any, instruction: Instruction) -> None:
+    """Between the address in a space and the generic one, which is the same for global memory."""
+    space = next(m.split("::")[0] for m in instruction.modifiers if m != "to" and not m.startswith("u"))
+    start = np.uint64(_WINDOWS.get(space, 0))
+    address = threads.read(instruction.operands[1], "u64")
+    threads.write(instruction.operands[0], address - start if instruction.has("to") else address + start, "u64")
+
+
+def cvt(threads: Any, instruction: Instruction) -> None:
+    """`cvt.rounding.ftz.sat.to.from`."""
+    to, source = instruction.modifiers[-2:]
+    if "rz" in instruction.modifiers and is_float(source) and is_float(to) and KINDS[source] != KINDS.get(to):
+        raise threads.fault("unknown", "the interpreter rounds floats to nearest, not .rz")
+    if to.endswith("x2") or source.endswith("x2"):
+        _cvt_pair(threads, instruction, to, source)
+        return
+    value = threads.read(instruction.operands[1], source)
+    threads.write(instruction.operands[0], converted(value, to, source, instruction), to)
+
+
+def converted(value: Array, to: str, source: str, instruction: Instruction) -> Array:
+    """A number of one type as one of another: floats saturate to the range of integers, integers wrap."""
+    for name, rounding in _ROUNDED.items():
+        if instruction.has(name) and is_float(source):
+            value = rounding(value)
+    if is_float(to):
+        value = np.fmin(np.fmax(value, 0), 1) if instruction.has("sat") else value
+        value = np.maximum(value, 0) if instruction.has("relu") else value
+        return value.astype(np.float32) if to == "bf16" else value
+    dtype = np.dtype(f"{'i' if to[0] == 's' else 'u'}{int(to[1:]) // 8}")
+    limits = np.iinfo(dtype)
+    if is_float(source):
+        return _whole(value, dtype)
+    if instruction.has("sat"):
+        return np.array([min(max(int(number), limits.min), limits.max) for number in value], dtype)
+    return value.astype(dtype)
+
+
+def _whole(value: Array, dtype: np.dtype[Any]) -> Array:
+    """To the nearest whole number in range; NaN gives 0."""
+    limits = np.iinfo(dtype)
+    wide = np.where(np.isnan(value), 0, value.astype(np.float64))
+    inside = np.clip(wide, float(limits.min), float(limits.max))
+    # The largest of 64 bits is no float64: what reaches it would wrap.
+    top = inside >= float(limits.max)
+    return np.where(top, limits.max, np.where(top, 0, inside).astype(dtype)).astype(dtype)
+
+
+def _cvt_pair(threads: Any, instruction: Instruction, to: str, source: str) -> None:
+    """Packed conversions: two floats (the first operand is the upper half) or one packed register to another."""
+    operands = instruction.operands[1:]
+    if source == "f32":
+        values = np.stack([np.broadcast_to(threads.read(o, "f32"), (threads.n,)) for o in operands[1::-1]], axis=1)
+    elif source in _SMALL_VALUES:
+        octets = np.ascontiguousarray(np.broadcast_to(threads.read(operands[0], "b16"), (threads.n,)))
+        values = _SMALL_VALUES[source](octets.view(np.uint8).reshape(-1, 2))
+    else:
+        values = threads.read(operands[0], source)
+    if instruction.has("relu"):
+        values = np.maximum(values, 0)
+    if to in _SMALL_BITS:
+        threads.write(instruction.operands[0], _SMALL_BITS[to](values).view(np.uint16).reshape(-1), "b16")
+    else:
+        threads.write(instruction.operands[0], values.astype(np.float32), to)
+
+
+TABLE: dict[str, Action] = {"mov": mov, "cvta": cvta, "cvt": cvt}

@@ -1,0 +1,83 @@
+"""Loads, stores and prefetches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np  # noqa: TID253
+
+from kvperf.emulator import access
+from kvperf.emulator.formats import KINDS, Array
+from kvperf.emulator.instruction import Action, Instruction, Operand, Vector
+from kvperf.emulator.memory import WIDTHS
+
+_POLLED = ("volatile", "relaxed", "acquire", "mmio")
+
+
+def ld(threads: Any, instruction: Instruction) -> None:
+    """One register, or a vector of them from adjacent memory."""
+    destination, size, count = _shape(instruction, instruction.operands[0])
+    address, space = threads.address(instruction.operands[1]), access.space_of(instruction)
+    if any(name in instruction.modifiers for name in _POLLED):
+        threads.machine.polled[threads.numbers] = True
+    kind = KINDS[instruction.kind].storage
+    bits = "s" if instruction.kind[0] == "s" else "u"
+    pieces = [_elements(access.load(threads, space, address + at, width), kind, width) for at, width in _chunks(size)]
+    columns = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+    for register, column in zip(destination, columns.T, strict=True):
+        threads.write(
+            register,
+            np.ascontiguousarray(column).view(f"{'i' if bits == 's' else 'u'}{size // count}"),
+            f"{bits}{8 * size // count}",
+        )
+
+
+def st(threads: Any, instruction: Instruction) -> None:
+    """One register, or a vector of them to adjacent memory."""
+    source, size, count = _shape(instruction, instruction.operands[1])
+    address, space = threads.address(instruction.operands[0]), access.space_of(instruction)
+    bits = f"b{8 * size // count}"
+    columns = [np.broadcast_to(threads.read(operand, bits), (threads.n,)) for operand in source]
+    if count == 1:
+        access.store(threads, space, address, size, columns[0])
+        return
+    octets = np.stack(columns, axis=1).view(np.uint8)
+    for at, width in _chunks(size):
+        values = np.ascontiguousarray(octets[:, at : at + width]).view(WIDTHS[width]).reshape(-1)
+        access.store(threads, space, address + at, width, values)
+
+
+def _shape(instruction: Instruction, operand: Operand) -> tuple[tuple[Operand, ...], int, int]:
+    """The registers, the bytes they take together, and how many they are."""
+    registers = operand.parts if isinstance(operand, Vector) else (operand,)
+    return registers, KINDS[instruction.kind].storage.itemsize * len(registers), len(registers)
+
+
+def _chunks(size: int) -> list[tuple[int, int]]:
+    """(offset, width) of the accesses: one, or two of 16 bytes for the widest vectors of sm_100."""
+    return [(0, size)] if size <= 16 else [(at, 16) for at in range(0, size, 16)]
+
+
+def _elements(data: Array, storage: np.dtype[Any], width: int) -> Array:
+    return np.ascontiguousarray(data).view(storage).reshape(len(data), width // storage.itemsize)
+
+
+def nothing(threads: Any, instruction: Instruction) -> None:
+    """Hints to the caches."""
+
+
+def createpolicy(threads: Any, instruction: Instruction) -> None:
+    threads.write(instruction.operands[0], np.zeros(1, np.uint64), "b64")
+
+
+TABLE: dict[str, Action] = {
+    "ld": ld,
+    "ldu": ld,
+    "st": st,
+    "prefetch": nothing,
+    "prefetchu": nothing,
+    "discard": nothing,
+    "applypriority": nothing,
+    "createpolicy": createpolicy,
+    "cp.async.bulk.prefetch": nothing,
+}

@@ -1,0 +1,110 @@
+"""A kernel ready to run: its instructions bound to the table of opcodes, its basic blocks, its live registers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from kvperf.emulator.instruction import Address, Instruction, Register, Vector
+from kvperf.emulator.opcodes import COLLECTIVES, CONTROL, action_of
+from kvperf.emulator.parse import Kernel, parse
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel and what the machine asks of it at every step.
+
+    block_end   for each instruction, where its basic block ends
+    control     for each instruction, whether it decides where threads go next; it is the last of its block
+    collective  for each instruction, whether the lanes of a warp execute it together
+    registers   the declared type of every register
+    live        the registers that hold a value from one basic block to another
+    """
+
+    kernel: Kernel
+    block_end: list[int]
+    control: list[bool]
+    collective: list[bool]
+    registers: dict[str, str]
+    live: frozenset[str]
+
+
+@lru_cache(maxsize=32)
+def program(ptx: str, entry: str) -> Program:
+    """The entry of a module, parsed and bound once for all its runs."""
+    kernel = parse(ptx, entry)
+    for instruction in kernel.code:
+        instruction.action = action_of(instruction)
+    control = [is_control(instruction) for instruction in kernel.code]
+    ends = _block_ends(kernel, control)
+    registers = {register.name: register.kind for i in kernel.code for register, _ in _registers(i)}
+    return Program(
+        kernel=kernel,
+        block_end=ends,
+        control=control,
+        collective=[is_collective(instruction) for instruction in kernel.code],
+        registers=registers,
+        live=_live(kernel, ends),
+    )
+
+
+def is_control(instruction: Instruction) -> bool:
+    """`bar.warp.sync` is none: it keeps the lanes of a warp together, and they go on."""
+    if instruction.opcode in ("bar", "barrier") and instruction.has("warp"):
+        return False
+    return instruction.opcode in CONTROL or instruction.has("try_wait")
+
+
+def is_collective(instruction: Instruction) -> bool:
+    if instruction.opcode in ("bar", "barrier"):
+        return instruction.has("warp")
+    return instruction.opcode in COLLECTIVES
+
+
+def _block_ends(kernel: Kernel, control: list[bool]) -> list[int]:
+    """A block starts at a label, at an instruction that may be repeated, and behind a control instruction."""
+    length = len(kernel.code)
+    heads = {length, *kernel.labels.values(), *(i + 1 for i in range(length) if control[i])}
+    heads |= {i for i in range(length) if kernel.code[i].has("try_wait")}
+    ends, end = [0] * length, length
+    for i in reversed(range(length)):
+        ends[i] = end
+        if i in heads:
+            end = i
+    return ends
+
+
+def _live(kernel: Kernel, ends: list[int]) -> frozenset[str]:
+    """All registers but those that live within one block, where an unguarded instruction sets them first."""
+    home: dict[str, int] = {}
+    live = set()
+    for position, instruction in enumerate(kernel.code):
+        for register, is_destination in _registers(instruction):
+            is_set_first = register.name in home or (is_destination and instruction.guard is None)
+            if home.setdefault(register.name, ends[position]) != ends[position] or not is_set_first:
+                live.add(register.name)
+    return frozenset(live)
+
+
+def _registers(instruction: Instruction) -> Iterator[tuple[Register, bool]]:
+    """The registers it reads, then those it sets (its first operand, except for stores, which set none)."""
+    if instruction.guard is not None:
+        yield instruction.guard, False
+    for operand in instruction.operands[1:]:
+        yield from ((register, False) for register in _within(operand))
+    if instruction.operands:
+        sets = instruction.opcode not in ("st", "red", "bra")
+        for register in _within(instruction.operands[0]):
+            yield register, sets and not isinstance(instruction.operands[0], Address)
+
+
+def _within(operand: Any) -> Iterator[Register]:
+    if type(operand) is Register:
+        yield operand
+    elif type(operand) is Address:
+        yield from _within(operand.base)
+    elif type(operand) is Vector:
+        for part in operand.parts:
+            yield from _within(part)
