@@ -48,18 +48,15 @@ DEVICE void consume(Head (&heads)[GROUP], const GroupShared& shared, Stage* ring
     // Wait for the bytes.
     wait_for(&full[stage], phase);
 
-    // Take this thread's pieces; what lies past the end was never copied and must not be touched.
+    // Take this thread's pieces. What lies past the end was never copied: the last key stands in, and does not count.
     Keys keys;
 #pragma unroll
     for (int u = 0; u < KEYS_IN_FLIGHT; u++) {
-      int row = u * OWNERS + owner;
-      keys.valid[u] = tile + row < last;
+      int row = u * OWNERS + owner, copied = min(row, last - tile - 1);
+      keys.penalty[u] = penalty_unless(row == copied);
       keys.key_scale[u] = keys.value_scale[u] = 1;
-      keys.key[u] = keys.value[u] = make_uint4(0, 0, 0, 0);
-      if (keys.valid[u]) {
-        keys.key[u] = ring[stage].keys[row][piece];
-        keys.value[u] = ring[stage].values[row][piece];
-      }
+      keys.key[u] = ring[stage].keys[copied][piece];
+      keys.value[u] = ring[stage].values[copied][piece];
     }
 
     // Hand the stage back once the whole warp has read it, then fold the tile in.

@@ -46,13 +46,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int u = 0; u < KEYS_IN_FLIGHT; u++) {
       int s = tile + u * OWNERS + owner;
-      keys.valid[u] = s < last;
+      bool valid = s < last;
+      keys.penalty[u] = penalty_unless(valid);
       keys.key_scale[u] = keys.value_scale[u] = 1;
-      keys.key[u] = keys.value[u] = make_uint4(0, 0, 0, 0);
-      if (keys.valid[u]) {
-        keys.key[u] = load_once(lane_keys + (size_t)s * HEAD_DIM);
-        keys.value[u] = load_once(lane_values + (size_t)s * HEAD_DIM);
-      }
+      keys.key[u] = load_once(lane_keys + (size_t)s * HEAD_DIM, valid);
+      keys.value[u] = load_once(lane_values + (size_t)s * HEAD_DIM, valid);
     }
 
     // Fold the tile in.

@@ -44,18 +44,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int u = 0; u < KEYS_IN_FLIGHT; u++) {
       int s = tile + u * OWNERS + owner;
-      keys.valid[u] = s < last;
-      keys.key[u] = keys.value[u] = make_uint4(0, 0, 0, 0);
-      if (keys.valid[u]) {
-        keys.key[u] = load_once(lane_keys + (size_t)s * HEAD_DIM);
-        keys.value[u] = load_once(lane_values + (size_t)s * HEAD_DIM);
-      }
+      bool valid = s < last;
+      keys.penalty[u] = penalty_unless(valid);
+      keys.key[u] = load_once(lane_keys + (size_t)s * HEAD_DIM, valid);
+      keys.value[u] = load_once(lane_values + (size_t)s * HEAD_DIM, valid);
     }
 
     // Lane u of the owner loads the scales of key u, and hands them round.
     int s = tile + lane * OWNERS + owner;
     bool mine = lane < KEYS_IN_FLIGHT && s < last;
-    float key_scale = mine ? k_scales[s] : 0, value_scale = mine ? v_scales[s] : 0;
+    float key_scale = load_scale(k_scales + s, mine), value_scale = load_scale(v_scales + s, mine);
 #pragma unroll
     for (int u = 0; u < KEYS_IN_FLIGHT; u++) {
       keys.key_scale[u] = __shfl_sync(FULL_WARP, key_scale, u, LANES);

@@ -28,7 +28,7 @@ struct Stage {
 // Start the copies of one tile; rows past the end become zeros. A group is closed even if it is empty.
 DEVICE void copy_tile(Stage& stage, const signed char* keys, const signed char* values, int tile, int last) {
   int lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll 4
   for (int i = lane; i < TILE * HEAD_DIM / 16; i += 32) {
     int row = i / (HEAD_DIM / 16), column = i % (HEAD_DIM / 16) * 16;
     bool valid = tile + row < last;
@@ -99,8 +99,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 
   // Lanes 0-15 load the scales of a tile's keys, lanes 16-31 those of its values, one tile ahead.
   const float* lane_scales = (lane < 16 ? k_scales : v_scales) + (size_t)kv_row * seq + lane % 16;
-  auto load_scale = [&](int tile) { return tile + lane % 16 < last ? lane_scales[tile] : 0.0f; };
-  float next_scale = load_scale(first_tile);
+  float next_scale = load_scale(lane_scales + first_tile, first_tile + lane % 16 < last);
 
   float o[N_TILES][4] = {}, m[2] = {LOWEST, LOWEST}, l[2] = {0, 0};
   int stage = 0;
@@ -111,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     int free_stage = stage == 0 ? STAGES - 1 : stage - 1;
     copy_tile(ring[free_stage], keys, values, tile + (STAGES - 1) * step, last);
     float scale = next_scale;
-    next_scale = load_scale(tile + step);
+    next_scale = load_scale(lane_scales + tile + step, tile + step + lane % 16 < last);
 
     // Multiply 16 rows with 16 keys, in integers.
     int dot[2][4] = {};

@@ -27,11 +27,12 @@ struct Head {
   float m, l, o[LANE_DIMS];
 };
 
-// The keys one owner works on at a time, as they came: packed, with the scales of a quantised cache.
+// The keys one owner works on at a time, as they came: packed, with the scales of a quantised cache, and with minus
+// infinity as the penalty of those past the end.
 struct Keys {
   uint4 key[KEYS_IN_FLIGHT], value[KEYS_IN_FLIGHT];
   float key_scale[KEYS_IN_FLIGHT], value_scale[KEYS_IN_FLIGHT];
-  bool valid[KEYS_IN_FLIGHT];
+  float penalty[KEYS_IN_FLIGHT];
 };
 
 DEVICE int owner_of(int thread) { return thread / LANES; }
@@ -74,8 +75,7 @@ DEVICE void attend(Head (&heads)[GROUP], const GroupShared& shared, const Keys& 
         float4 query = shared.query[g][first_float4 + i / 4];
         score += query.x * key[i] + query.y * key[i + 1] + query.z * key[i + 2] + query.w * key[i + 3];
       }
-      score = sum_over<LANES>(score) * keys.key_scale[u];
-      weight[u][g] = keys.valid[u] ? score : MINUS_INFINITY;
+      weight[u][g] = sum_over<LANES>(score) * keys.key_scale[u] + keys.penalty[u];
     }
   }
 

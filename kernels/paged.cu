@@ -38,13 +38,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int u = 0; u < KEYS_IN_FLIGHT; u++) {
       int s = tile + u * OWNERS + owner;
       size_t offset = (page_row + s % PAGE) * HEAD_DIM + first_dim;
-      keys.valid[u] = s < last;
+      bool valid = s < last;
+      keys.penalty[u] = penalty_unless(valid);
       keys.key_scale[u] = keys.value_scale[u] = 1;
-      keys.key[u] = keys.value[u] = make_uint4(0, 0, 0, 0);
-      if (keys.valid[u]) {
-        keys.key[u] = load_once(k + offset);
-        keys.value[u] = load_once(v + offset);
-      }
+      keys.key[u] = load_once(k + offset, valid);
+      keys.value[u] = load_once(v + offset, valid);
     }
 
     // Look up the page of the next tile.

@@ -79,11 +79,45 @@ template <int kLanes> DEVICE float max_over(float x) {
 }
 
 // Read 16 bytes that nobody will read again: past L1, and fetch the rest of the 256-byte line into L2.
-DEVICE uint4 load_once(const void* address) {
+// NOTES: where `valid` is false it reads nothing and gives zeros, without a branch. A branch on the end of the sequence
+// invites the compiler to duplicate the shuffles that follow into both sides, where the lanes of a warp no longer meet.
+DEVICE uint4 load_once(const void* address, bool valid = true) {
   uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(address));
+  asm volatile("{\n"
+               ".reg .pred valid;\n"
+               "setp.ne.s32 valid, %5, 0;\n"
+               "mov.u32 %0, 0;\nmov.u32 %1, 0;\nmov.u32 %2, 0;\nmov.u32 %3, 0;\n"
+               "@valid ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+               "}"
+               : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+               : "l"(address), "r"((int)valid));
+  return x;
+}
+
+// Read one number, or give zero without a branch.
+DEVICE float load_scale(const float* address, bool valid) {
+  float x;
+  asm volatile("{\n"
+               ".reg .pred valid;\n"
+               "setp.ne.s32 valid, %2, 0;\n"
+               "mov.f32 %0, 0f00000000;\n"
+               "@valid ld.global.nc.f32 %0, [%1];\n"
+               "}"
+               : "=&f"(x)
+               : "l"(address), "r"((int)valid));
+  return x;
+}
+
+// What to add to a score: nothing if the key counts, minus infinity if not; opaque for the same reason.
+DEVICE float penalty_unless(bool valid) {
+  float x;
+  asm("{\n"
+      ".reg .pred valid;\n"
+      "setp.ne.s32 valid, %1, 0;\n"
+      "selp.f32 %0, 0f00000000, 0fff800000, valid;\n"
+      "}"
+      : "=f"(x)
+      : "r"((int)valid));
   return x;
 }
 

@@ -52,7 +52,7 @@ DEVICE void attend_through_ring(Head (&heads)[GROUP], const GroupShared& shared,
     Keys keys;
 #pragma unroll
     for (int u = 0; u < KEYS_IN_FLIGHT; u++) {
-      keys.valid[u] = tile + u * OWNERS + owner_of(thread) < last;
+      keys.penalty[u] = penalty_unless(tile + u * OWNERS + owner_of(thread) < last);
       keys.key_scale[u] = keys.value_scale[u] = 1;
       keys.key[u] = ring[stage].key[u][thread];
       keys.value[u] = ring[stage].value[u][thread];

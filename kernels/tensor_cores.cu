@@ -39,7 +39,7 @@ DEVICE element* swizzled(element* tile, int row, int chunk) {
 // Start the copies of one tile; rows past the end become zeros. A group is closed even if it is empty.
 DEVICE void copy_tile(Stage& stage, const element* keys, const element* values, int tile, int last) {
   int lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll 4
   for (int i = lane; i < TILE * HEAD_DIM / 8; i += 32) {
     int row = i / (HEAD_DIM / 8), chunk = i % (HEAD_DIM / 8);
     bool valid = tile + row < last;

@@ -1,0 +1,77 @@
+"""What the compiler makes of the kernels: no spills, the shared memory that is planned, the instructions intended."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kvperf.kernel.catalogue import KERNELS, capability, kernel
+from kvperf.kernel.compile import Request, compile_many, disassemble
+from tests.kernel.attention import GPUS, Case
+from tests.kernel.test_attention import needs_nvrtc
+
+pytestmark = needs_nvrtc
+FULL = bool(os.environ.get("KVPERF_TEST_FULL"))
+
+
+def _rows(name: str) -> list[Case]:
+    """Support rows: each architecture, dtype, head dimension, and group that changes the code."""
+    found = []
+    for row in KERNELS[name].support:
+        for arch in (arch for arch in GPUS if capability(arch) >= row.min_capability):
+            for head_dim in row.head_dims:
+                groups = range(1, row.max_group + 1) if head_dim != 576 else (16, 32, 64, 128)
+                for group in groups:
+                    for dtype in row.dtypes:
+                        found.append(Case(name, dtype, head_dim, group, 4096, kv_heads=1, arch=arch))
+    return found
+
+
+def _sample(name: str) -> list[Case]:
+    """The hungriest row of each architecture, and one plain one."""
+    rows = _rows(name)
+    hungriest = [max((r for r in rows if r.arch == arch), key=lambda r: (r.head_dim, r.group, r.dtype)) for arch in {r.arch for r in rows}]  # fmt: skip
+    return [*hungriest, next(r for r in rows if r.group in (4, 16) and r.arch == "90")]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_nothing_spills_and_shared_memory_is_as_planned(name: str) -> None:
+    cases = [case for case in (_rows(name) if FULL else _sample(name)) if _fits(case)]
+    plans = [case.plan for case in cases]
+    requests = [Request(kernel(name).source, p.defines, c.arch) for p, c in zip(plans, cases, strict=True)]
+    for case, planned, compiled in zip(cases, plans, compile_many(requests), strict=True):
+        for launch in planned.launches:
+            found = compiled.resources[launch.entry]
+            assert (found.spill_store_bytes, found.spill_load_bytes, found.stack_bytes) == (0, 0, 0), case
+            static = sum(launch.shared.values()) - launch.dynamic_shared_bytes
+            assert found.static_shared_bytes == static, (case, launch.entry)
+
+
+def _fits(case: Case) -> bool:
+    return case.kernel != "cached_attention" or case.seq <= 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "instructions"),
+    [
+        ("vector_loads", ["LDG.E", ".128"]),
+        ("async_ring", ["LDGSTS.E", ".128"]),
+        ("bulk_copy", ["UBLKCP", "SYNCS"]),
+        ("tensor_cores", ["LDGSTS.E", "LDSM.16.M88.4", "LDSM.16.MT88.4", "HMMA.16816.F32"]),
+        ("int8_mma", ["LDGSTS.E", "LDSM", "IMMA.16832.S8", "HMMA.16816.F32"]),
+        ("fp8_kv", ["LDG.E", "E4M3"]),
+        ("mla", ["LDGSTS.E", "LDSM", "HMMA.16816.F32"]),
+        ("persistent", ["LDGSTS.E", "ATOM"]),
+    ],
+)
+def test_the_intended_instructions_are_there(name: str, instructions: list[str]) -> None:
+    case = Case(name, head_dim=576, group=16, kv_heads=1) if name == "mla" else Case(name)
+    compiled = compile_many([Request(kernel(name).source, case.plan.defines, "90")])[0]
+    code = disassemble(compiled.cubin)
+    if code is None:
+        pytest.skip("cuobjdump and nvdisasm are not installed")
+    for instruction in instructions:
+        assert instruction in code
+    assert "LDL" not in code
+    assert "STL" not in code

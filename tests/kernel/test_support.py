@@ -1,0 +1,109 @@
+"""What kernels refuse, and how they are launched."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvperf.errors import KvperfError
+from kvperf.kernel.catalogue import KERNELS, kernel, support
+from kvperf.kernel.geometry import Shape
+from kvperf.kernel.launch import choose_splits, plan
+from tests.kernel.attention import Case, architecture
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("flash", "fp16", 96, 4, "90"), "flash does not take head_dim 96", "it takes 64, 128, 256"),
+        (("flash", "fp32", 128, 4, "90"), "flash does not take fp32 queries", "bf16 and fp16"),
+        (("flash", "fp16", 128, 17, "90"), "up to 16 query heads per KV head, not 17", "use 1 to 16"),
+        (("int8_kv", "fp16", 128, 16, "90"), "up to 8 query heads per KV head, not 16", "int8_mma"),
+        (("fp8_kv", "fp16", 128, 4, "80"), "fp8_kv needs sm_89 or later, not sm_80", "int8_kv"),
+        (("bulk_copy", "fp16", 128, 4, "89"), "bulk_copy needs sm_90 or later, not sm_89", "async_ring"),
+        (("mla", "fp16", 128, 4, "90"), "mla does not take head_dim 128", "576"),
+        (("mla", "fp16", 576, 129, "90"), "up to 128", "use 1 to 128"),
+        (("three_pas", "fp16", 128, 4, "90"), "unknown kernel 'three_pas'", "did you mean 'three_pass'?"),
+    ],
+)
+def test_what_is_refused(arguments: tuple[str, str, int, int, str], message: str, hint: str) -> None:
+    with pytest.raises(KvperfError) as caught:
+        support(*arguments)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_mla_takes_more_heads() -> None:
+    assert support("mla", "bf16", 576, 128, "80").max_group == 128
+
+
+def test_a_row_of_scores_beyond_shared_memory_is_refused_with_the_limit() -> None:
+    most = (227 * 1024 - (512 + 8192 + 256 + 4096)) // 4
+    Case("cached_attention", seq=most).plan  # noqa: B018
+    with pytest.raises(KvperfError) as caught:
+        Case("cached_attention", seq=most + 1).plan  # noqa: B018
+    assert "232448" in caught.value.message
+    assert f"S can be {most} at most" in caught.value.hint
+    Case("flash", seq=1_000_000).plan  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 6}, "6 heads cannot share 4 KV heads"),
+        ({"seq": 0}, "seq is 0"),
+        ({"q_len": 9, "seq": 8}, "9 query tokens, 8 cached ones"),
+    ],
+)
+def test_impossible_shapes(changes: dict[str, int], message: str) -> None:
+    sizes = {"batch": 1, "heads": 8, "kv_heads": 4, "head_dim": 128, "seq": 100, **changes}
+    with pytest.raises(KvperfError, match=message):
+        Shape(**sizes)  # type: ignore[arg-type]
+
+
+def test_only_tensor_cores_take_several_query_tokens() -> None:
+    with pytest.raises(KvperfError, match="one query token"):
+        Case("flash", q_len=2).plan  # noqa: B018
+
+
+def test_a_page_must_hold_whole_tiles() -> None:
+    shape = Shape(batch=1, heads=4, kv_heads=4, head_dim=64, seq=100, page_tokens=16)
+    with pytest.raises(KvperfError, match="does not hold whole tiles of 64"):
+        plan("paged", shape, architecture("90"), 132)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kv_blocks", "slots", "splits"),
+    [
+        (106, 64, 132, 1),  # 80 % of the SMs are busy already
+        (105, 64, 132, 5),  # 105·5 = 525 of 528 slots
+        (8, 4, 132, 1),  # 4 tiles are not worth a split
+        (8, 128, 132, 14),  # 112 of 132 slots is 0.848 …
+        (1, 64, 132, 55),  # the most is 64 of 132 slots; 85 % of that
+    ],
+)
+def test_the_split_heuristic(blocks: int, kv_blocks: int, slots: int, splits: int) -> None:
+    def efficiency(n: int) -> float:
+        waves = blocks * n / slots
+        return waves / -(-waves // 1)
+
+    found = choose_splits(blocks, kv_blocks, slots)
+    assert found == splits or (found > 1 and efficiency(found) >= 0.85 * efficiency(splits)), found
+
+
+@pytest.mark.parametrize("name", [n for n, k in KERNELS.items() if "split-KV" in k.strategies])
+@pytest.mark.parametrize("seq", [1, 64, 1000, 4097, 100_000])
+def test_no_split_is_empty(name: str, seq: int) -> None:
+    shape = {"head_dim": 576, "kv_heads": 1, "group": 16} if name == "mla" else {}
+    for splits in (None, 1, 2, 7, 128):
+        planned = Case(name, seq=seq, splits=splits, sms=132, **shape).plan
+        assert (planned.splits - 1) * planned.split_tokens < seq <= planned.splits * planned.split_tokens
+        assert planned.split_tokens % planned.geometry.tokens == 0
+
+
+def test_the_ladder_is_a_ladder() -> None:
+    for chosen in KERNELS.values():
+        assert chosen.source.is_file()
+        assert chosen.against is None or list(KERNELS).index(chosen.against) < list(KERNELS).index(chosen.name)
+        text = chosen.source.read_text()
+        assert all(phrase in text for phrase in ("What it does:", "What it changes", "What it buys:"))
+    assert kernel("flash").against == "cached_attention"
