@@ -22,6 +22,7 @@ COMMANDS = {
     "analyze": ("kvperf.cli.analyze", "Bound one generation step, stage by stage."),
     "gpus": ("kvperf.cli.gpus", "List, show and check GPU profiles."),
     "models": ("kvperf.cli.models", "List, show and import models."),
+    "kernel": ("kvperf.cli.kernel", "List, show, compare and verify the attention kernels."),
 }
 
 
