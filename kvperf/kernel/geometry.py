@@ -20,7 +20,7 @@ ALIGNMENT = 1024  # of dynamic shared memory, kernels/ptx.cuh
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """Decode attention: `q_len` new tokens of each of `batch` sequences attend to `seq` cached ones, their own included.
+    """Decode attention: `q_len` new tokens of each of `batch` sequences attend to `seq` cached ones, itself included.
 
     head_dim     width of q and of a key; 576 for MLA, whose one KV head is the latent
     dtype        of q and out, and of K and V unless the kernel has a cache format of its own
@@ -51,7 +51,9 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.heads} heads cannot share {self.kv_heads} KV heads", "heads must be a multiple of kv_heads"
             )
         if self.q_len > self.seq:
-            raise KvperfError(f"{self.q_len} query tokens, {self.seq} cached ones", "the cache holds the new tokens, too")
+            raise KvperfError(
+                f"{self.q_len} query tokens, {self.seq} cached ones", "the cache holds the new tokens, too"
+            )
 
     @property
     def group(self) -> int:

@@ -100,10 +100,7 @@ def _split(chosen: Kernel, shape: Shape, tile: Geometry, slots: int, wanted: int
     kv_blocks = int(ceil_div(shape.seq, tile.tokens))
     if wanted is not None and not 1 <= wanted <= MAX_SPLITS:
         raise KvperfError(f"{wanted} splits", f"use 1 to {MAX_SPLITS}")
-    if chosen.shares:
-        blocks = shape.batch * shape.kv_heads * tile.row_tiles
-    else:
-        blocks = shape.batch * shape.heads
+    blocks = shape.batch * (shape.kv_heads * tile.row_tiles if chosen.shares else shape.heads)
     splits = min(wanted or choose_splits(blocks, kv_blocks, slots), kv_blocks)
     tokens = int(ceil_div(kv_blocks, splits)) * tile.tokens
     return int(ceil_div(shape.seq, tokens)), tokens
@@ -127,9 +124,7 @@ def _workspace(chosen: Kernel, shape: Shape, splits: int) -> dict[str, Workspace
     return found
 
 
-def _launches(
-    chosen: Kernel, shape: Shape, tile: Geometry, splits: int, tokens: int, slots: int
-) -> tuple[Launch, ...]:
+def _launches(chosen: Kernel, shape: Shape, tile: Geometry, splits: int, tokens: int, slots: int) -> tuple[Launch, ...]:
     B, H, K, S = shape.batch, shape.heads, shape.kv_heads, shape.seq
     scale = shape.score_scale
     shared, dynamic = tile.shared, tile.dynamic_shared_bytes

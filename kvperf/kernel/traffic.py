@@ -49,7 +49,7 @@ class Traffic(msgspec.Struct, frozen=True):
 
 def traffic(plan: Plan) -> Traffic:
     """Requests of all launches of the plan."""
-    chosen, shape = kernel(plan.kernel), plan.shape
+    shape = plan.shape
     loads, stores = _operands(plan)
     atomics: dict[str, int] = {}
     if plan.kernel == "three_pass":

@@ -47,10 +47,11 @@ class Case:
     output_fp32: bool = False
     sms: int = 4
     arch: str = "90"
+    resident_blocks: int | None = None
 
     @property
     def shape(self) -> Shape:
-        scales = {"k_scale": 0.25, "v_scale": 0.5} if KERNELS[self.kernel].cache == "fp8" else {}
+        fp8 = KERNELS[self.kernel].cache == "fp8"
         return Shape(
             batch=self.batch,
             heads=self.kv_heads * self.group,
@@ -59,7 +60,8 @@ class Case:
             seq=self.seq,
             dtype=self.dtype,
             q_len=self.q_len,
-            **scales,
+            k_scale=0.25 if fp8 else 1,
+            v_scale=0.5 if fp8 else 1,
         )
 
     @property
@@ -72,6 +74,12 @@ class Case:
             splits=self.splits,
             output_fp32=self.output_fp32,
         )
+
+
+def small(name: str, **changes: Any) -> Case:
+    """A shape that the kernel supports and that runs quickly, but for the changes."""
+    plain = {"head_dim": 576, "group": 16, "kv_heads": 1} if name == "mla" else {"group": 2, "kv_heads": 1}
+    return Case(name, **{**plain, **changes})
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ def execute(case: Case, source: Path | None = None) -> Result:
     for launch in planned.launches:
         arguments = [buffers[a] if isinstance(a, str) else a for a in launch.arguments]
         names = [a for a in launch.arguments if isinstance(a, str)]
-        counts.append(_run(compiled.ptx, launch, arguments, names, case.schedule, initialised))
+        counts.append(_run(compiled.ptx, launch, arguments, names, case, initialised))
         initialised = dict.fromkeys(initialised, True)
     for name, spec in planned.workspace.items():
         assert not spec.zeroed or not buffers[name].any(), f"{name} is not zero after the launch"
@@ -198,7 +206,7 @@ def execute(case: Case, source: Path | None = None) -> Result:
 
 
 def _run(
-    ptx: str, launch: Launch, arguments: list[Any], names: list[str], schedule: str, initialised: dict[str, bool]
+    ptx: str, launch: Launch, arguments: list[Any], names: list[str], case: Case, initialised: dict[str, bool]
 ) -> Counts:
     return run(
         ptx,
@@ -207,7 +215,8 @@ def _run(
         block=launch.block,
         arguments=arguments,
         shared_bytes=launch.dynamic_shared_bytes,
-        schedule=schedule,
+        schedule=case.schedule,
+        resident_blocks=case.resident_blocks,
         names=names,
         initialised={name: state for name, state in initialised.items() if name in names},
     ).counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,6 @@ def _put_in(fault: Injected, place: Path) -> Path:
 def _noticed(fault: Injected, place: Path) -> bool:
     source = _put_in(fault, place)
     for schedule in SCHEDULES:
-        from dataclasses import replace
-
         try:
             result = execute(replace(fault.case, schedule=schedule), source)
         except (Fault, AssertionError):
@@ -47,11 +46,11 @@ def _noticed(fault: Injected, place: Path) -> bool:
 
 @pytest.mark.parametrize(
     "fault",
-    [f for i, f in enumerate(FAULTS) if FULL or i in USUAL],
+    [f for f in FAULTS if FULL or f.what in USUAL],
     ids=lambda f: f"{f.file}: {f.what}",
 )
 def test_a_fault_is_noticed(fault: Injected, tmp_path: Path) -> None:
-    assert _noticed(fault, tmp_path) is not fault.ordering
+    assert _noticed(fault, tmp_path) or fault.ordering
 
 
 def test_there_are_enough_faults() -> None:

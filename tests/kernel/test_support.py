@@ -8,7 +8,7 @@ from kvperf.errors import KvperfError
 from kvperf.kernel.catalogue import KERNELS, kernel, support
 from kvperf.kernel.geometry import Shape
 from kvperf.kernel.launch import choose_splits, plan
-from tests.kernel.attention import Case, architecture
+from tests.kernel.attention import Case, architecture, small
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,8 @@ def test_the_split_heuristic(blocks: int, kv_blocks: int, slots: int, splits: in
 @pytest.mark.parametrize("name", [n for n, k in KERNELS.items() if "split-KV" in k.strategies])
 @pytest.mark.parametrize("seq", [1, 64, 1000, 4097, 100_000])
 def test_no_split_is_empty(name: str, seq: int) -> None:
-    shape = {"head_dim": 576, "kv_heads": 1, "group": 16} if name == "mla" else {}
     for splits in (None, 1, 2, 7, 128):
-        planned = Case(name, seq=seq, splits=splits, sms=132, **shape).plan
+        planned = small(name, seq=seq, splits=splits, sms=132).plan
         assert (planned.splits - 1) * planned.split_tokens < seq <= planned.splits * planned.split_tokens
         assert planned.split_tokens % planned.geometry.tokens == 0
 
