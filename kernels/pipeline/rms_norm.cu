@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     // Store the sum, and go on with what was stored.
     store_piece(residual + at, row[p]);
 #pragma unroll
-    for (int e = 0; e < PIECE; e++) row[p][e] = to_float(to_element(row[p][e]));
+    for (int e = 0; e < PIECE; e++) row[p][e] = rounded(row[p][e]);
   }
   normalise(row, weight, out + start, epsilon);
 }

@@ -10,7 +10,9 @@
 
 // Load a piece of a row as floats.
 DEVICE void load_piece(const element* from, float (&x)[8]) { unpack(*reinterpret_cast<const uint4*>(from), x); }
-DEVICE void load_piece(const element* from, float (&x)[1]) { x[0] = to_float(*from); }
+DEVICE void load_piece(const element* from, float (&x)[1]) {
+  x[0] = low_of(*reinterpret_cast<const unsigned short*>(from));
+}
 DEVICE void load_piece(const float* from, float (&x)[4]) {
   float4 packed = *reinterpret_cast<const float4*>(from);
   x[0] = packed.x, x[1] = packed.y, x[2] = packed.z, x[3] = packed.w;
@@ -19,13 +21,16 @@ DEVICE void load_piece(const float* from, float (&x)[1]) { x[0] = *from; }
 
 // Load a piece that nobody reads again.
 DEVICE void load_piece_once(const element* from, float (&x)[8]) { unpack(load_once(from), x); }
-DEVICE void load_piece_once(const element* from, float (&x)[1]) { x[0] = to_float(*from); }
+DEVICE void load_piece_once(const element* from, float (&x)[1]) { load_piece(from, x); }
 
 // Store a piece, rounded to the element type.
 DEVICE void store_piece(element* to, const float (&x)[8]) {
   *reinterpret_cast<uint4*>(to) = make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
 }
 DEVICE void store_piece(element* to, const float (&x)[1]) { *to = to_element(x[0]); }
+
+// The nearest number of the element type.
+DEVICE float rounded(float x) { return low_of(pack(x, 0)); }
 
 // Copy a piece as it is.
 template <int kElements> DEVICE void copy_piece(element* to, const element* from) {
