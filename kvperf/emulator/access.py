@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np  # noqa: TID253
@@ -27,7 +28,12 @@ class Place(NamedTuple):
 
 def space_of(instruction: Instruction) -> str:
     """The state space it names; "generic" where it names none."""
-    for modifier in instruction.modifiers:
+    return _space(instruction.modifiers)
+
+
+@cache
+def _space(modifiers: tuple[str, ...]) -> str:
+    for modifier in modifiers:
         name = modifier.split("::", 1)[0]
         if name in _SPACES:
             return name
@@ -118,17 +124,18 @@ def _name_of(threads: Threads, place: Place, first: int) -> tuple[str, int]:
 def shared_place(threads: Threads, address: Array, width: int, what: str) -> Array:
     """Offsets in the shared memory of all blocks; `what` is counted unless it is empty."""
     machine = threads.machine
-    if int(np.bitwise_or.reduce(address)) & (width - 1):
+    size = machine.shared.size_bytes
+    # The bits of all addresses: no address is above them, and a negative one makes them negative.
+    bits = int(np.bitwise_or.reduce(address))
+    if bits & (width - 1):
         _misaligned(threads, address, width, "shared memory")
-    if int(address.min()) < 0 or int(address.max()) > machine.shared.size_bytes - width:
-        size = machine.shared.size_bytes
+    if bits < 0 or (bits > size - width and int(np.maximum.reduce(address)) > size - width):
         at = int(np.flatnonzero((address < 0) | (address > size - width))[0])
         text = f"out of bounds: {what or 'access'} of {width} bytes at byte {address[at]} of {size} of shared memory"
         raise threads.fault("bounds", text, at, "shared memory")
-    block = threads.block
     if what:
-        machine.counts.shared_access(block, threads.thread, address, width)
-    return block * machine.shared.stride_bytes + address
+        machine.counts.shared_access(threads.company, address, width)
+    return threads.shared_start + address
 
 
 def _local_place(threads: Threads, address: Array, width: int, what: str) -> Array:
@@ -140,7 +147,7 @@ def _local_place(threads: Threads, address: Array, width: int, what: str) -> Arr
 
 def _global_places(threads: Threads, address: Array, width: int, what: str) -> Iterator[Place]:
     """The buffers, which the upper bits of an address tell apart; mostly it is one."""
-    first, last = int(address.min()) >> REGION_BITS, int(address.max()) >> REGION_BITS
+    first, last = int(np.minimum.reduce(address)) >> REGION_BITS, int(np.maximum.reduce(address)) >> REGION_BITS
     if first == last:
         yield Place(None, *_buffer_place(threads, first, address, width, what, None))
         return
@@ -155,18 +162,18 @@ def _buffer_place(
 ) -> tuple[Buffer, Array]:
     buffer = threads.machine.memory.at(number)
     offset = address - (number << REGION_BITS)
-    if buffer is None or int(offset.max()) > len(buffer.data) - width:
+    if buffer is None or int(np.maximum.reduce(offset)) > len(buffer.data) - width:
         _out_of_bounds(threads, offset, width, what, number, positions)
     assert buffer is not None
     if int(np.bitwise_or.reduce(offset)) & (width - 1):
         _misaligned(threads, offset, width, buffer.name)
     counts = threads.machine.counts
-    warp = threads.warp if positions is None else threads.warp[positions]
     if what == "atomic":
         counts.atomics[buffer.name] += len(offset)
     else:
         traffic = counts.loads if what == "load" else counts.stores
-        counts.global_access(traffic[buffer.name], warp, offset, width)
+        part = threads if positions is None else _part(threads, positions)
+        counts.global_access(traffic[buffer.name], part.company, offset, width)
     return buffer, offset
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np  # noqa: TID253
 
+from kvperf.emulator.company import Company
+
 Array = np.ndarray[Any, Any]
 
 SECTOR_BYTES = 32
@@ -57,18 +59,20 @@ class Counts:
     mma: Counter[str] = field(default_factory=Counter)
     sfu: Counter[str] = field(default_factory=Counter)
     opcodes: Counter[str] = field(default_factory=Counter)
-    _patterns: dict[tuple[int, bytes], tuple[int, int, int]] = field(default_factory=dict, repr=False)
+    _patterns: dict[tuple[int, bytes, bytes], tuple[int, int, int]] = field(default_factory=dict, repr=False)
 
-    def global_access(self, traffic: Traffic, warp: Array, offset: Array, width: int) -> None:
-        """One instruction's accesses. `warp` is ascending; an aligned access of up to 32 bytes is in one sector."""
+    def global_access(self, traffic: Traffic, company: Company, offset: Array, width: int) -> None:
+        """One instruction's accesses; an aligned access of up to 32 bytes lies in one sector."""
         traffic.bytes += len(offset) * width
-        key = (warp << 40) | (offset >> 5)
-        step = key[1:] - key[:-1]
-        if (step < 0).any():
-            key.sort()
+        key = company.warp_key | (offset >> 5)
+        if len(key) > 1:
             step = key[1:] - key[:-1]
-        traffic.sectors += 1 + int(np.count_nonzero(step))
-        traffic.requests += 1 + int(np.count_nonzero(warp[1:] != warp[:-1]))
+            if int(np.minimum.reduce(step)) < 0:
+                key.sort()
+                step = key[1:] - key[:-1]
+            traffic.sectors += int(np.count_nonzero(step))
+        traffic.sectors += 1
+        traffic.requests += company.requests
 
     def bulk_copy(self, traffic: Traffic, offset: int, size: int) -> None:
         """One bulk copy: a contiguous range, one request."""
@@ -76,26 +80,28 @@ class Counts:
         traffic.sectors += -(-(offset + size) // SECTOR_BYTES) - offset // SECTOR_BYTES
         traffic.requests += 1
 
-    def shared_access(self, block: Array, thread: Array, offset: Array, width: int) -> None:
+    def shared_access(self, company: Company, offset: Array, width: int) -> None:
         """One instruction's accesses. Blocks mostly repeat each other's pattern: it is worked out once."""
-        blocks = int(block[-1] - block[0]) + 1
-        if blocks > 1 and len(offset) % blocks == 0:
-            rows, who, owner = (array.reshape(blocks, -1) for array in (offset, thread, block))
-            if (rows == rows[0]).all() and (who == who[0]).all() and (owner[:, 0] == owner[:, -1]).all():
-                self._shared(who[0], rows[0], width, blocks)
+        if company.rows > 1:
+            rows = offset.reshape(company.rows, -1)
+            if (rows == rows[0]).all():
+                self._shared(company, rows[0], width)
                 return
-        self._shared(thread + (block << 12), offset, width, 1)
+            for row in rows:
+                self._shared(company._replace(rows=1), row, width)
+            return
+        self._shared(company, offset, width)
 
-    def _shared(self, thread: Array, offset: Array, width: int, times: int) -> None:
-        key = (width, offset.tobytes() + thread.tobytes())
+    def _shared(self, company: Company, offset: Array, width: int) -> None:
+        key = (width, company.identity, offset.tobytes())
         figures = self._patterns.get(key)
         if figures is None:
             if len(self._patterns) >= _REMEMBERED:
                 self._patterns.clear()
-            figures = self._patterns[key] = wavefronts(thread, offset, width)
-        self.shared_requests += figures[0] * times
-        self.shared_wavefronts += figures[1] * times
-        self.bank_conflicts += figures[2] * times
+            figures = self._patterns[key] = wavefronts(company.thread, offset, width)
+        self.shared_requests += figures[0] * company.rows
+        self.shared_wavefronts += figures[1] * company.rows
+        self.bank_conflicts += figures[2] * company.rows
 
     def opcode(self, opcode: str, modifiers: tuple[str, ...], executed: int) -> None:
         """Fold in how often threads executed one instruction."""

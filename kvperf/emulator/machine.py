@@ -90,12 +90,15 @@ class Machine:
 
     def run(self) -> None:
         """Until every thread has exited."""
-        while True:
-            chosen = self.schedule.choose(self.ready, self.warps_per_block)
-            if chosen is not None:
-                self._advance(*chosen)
-            elif not self._unblock():
-                break
+        try:
+            while True:
+                chosen = self.schedule.choose(self.ready, self.warps_per_block)
+                if chosen is not None:
+                    self._advance(*chosen)
+                elif not self._unblock():
+                    break
+        except NotImplementedError as what:
+            raise self.fault("unknown", f"the interpreter does not know {what}") from None
         self.copies.land_all()
         for instruction, executed in zip(self.program.kernel.code, self.executed, strict=True):
             if executed:
@@ -118,7 +121,11 @@ class Machine:
                     threads = self._whole_warps(threads, instruction, position)
                     if threads is None:
                         return
-                executed[position] += execute(threads, instruction)
+                if instruction.guard is None:
+                    instruction.action(threads, instruction)
+                    executed[position] += threads.n
+                else:
+                    executed[position] += execute(threads, instruction)
             following = self._follow(threads, code[last], last) if last < end else end
             threads.flush()
             if isinstance(following, int) and following >= 0 and threads.index is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from kvperf.emulator.instruction import Address, Instruction, Register, Vector
+from kvperf.emulator.formats import KINDS
+from kvperf.emulator.instruction import Address, Immediate, Instruction, Register, Vector
 from kvperf.emulator.opcodes import COLLECTIVES, CONTROL, action_of
 from kvperf.emulator.parse import Kernel, parse
 
@@ -35,7 +36,9 @@ class Program:
 def program(ptx: str, entry: str) -> Program:
     """The entry of a module, parsed and bound once for all its runs."""
     kernel = parse(ptx, entry)
+    constants = _constants(kernel)
     for instruction in kernel.code:
+        _fold(instruction, constants)
         instruction.action = action_of(instruction)
     control = [is_control(instruction) for instruction in kernel.code]
     ends = _block_ends(kernel, control)
@@ -48,6 +51,33 @@ def program(ptx: str, entry: str) -> Program:
         registers=registers,
         live=_live(kernel, ends),
     )
+
+
+def _constants(kernel: Kernel) -> dict[str, Immediate]:
+    """Registers that one unguarded `mov` sets to a constant, and nothing else sets."""
+    set_by: dict[str, list[Instruction]] = {}
+    for instruction in kernel.code:
+        for register, is_destination in _registers(instruction):
+            if is_destination:
+                set_by.setdefault(register.name, []).append(instruction)
+    constants = {}
+    for name, setters in set_by.items():
+        first = setters[0]
+        source = first.operands[-1]
+        if len(setters) == 1 and first.opcode == "mov" and first.guard is None and type(source) is Immediate:
+            register = first.operands[0]
+            if type(register) is Register and register.kind != "pred":
+                bits = 8 * KINDS[register.kind].storage.itemsize
+                constants[name] = Immediate(source.bits & ((1 << bits) - 1))
+    return constants
+
+
+def _fold(instruction: Instruction, constants: dict[str, Immediate]) -> None:
+    """Read constants as such, not through their registers."""
+    destination, *sources = instruction.operands or (None,)
+    folded = (constants.get(s.name, s) if type(s) is Register and not s.negated else s for s in sources)
+    if instruction.operands:
+        instruction.operands = (destination, *folded)
 
 
 def is_control(instruction: Instruction) -> bool:

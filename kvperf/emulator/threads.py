@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np  # noqa: TID253
 
+from kvperf.emulator.company import Company
 from kvperf.emulator.fault import Fault
 from kvperf.emulator.formats import KINDS, Array
 from kvperf.emulator.instruction import Address, Instruction, Operand, Register, Symbol
@@ -38,27 +40,36 @@ class Threads:
         """The threads of these numbers."""
         return Threads(machine, numbers)
 
-    @property
+    @cached_property
     def lane(self) -> Array:
         return self._of(self.machine.lane)
 
-    @property
+    @cached_property
     def warp(self) -> Array:
         return self._of(self.machine.warp)
 
-    @property
+    @cached_property
     def block(self) -> Array:
         return self._of(self.machine.block)
 
-    @property
+    @cached_property
     def thread(self) -> Array:
         """Number within the block."""
         return self._of(self.machine.thread)
 
-    @property
+    @cached_property
     def numbers(self) -> Array:
         """Number within the machine."""
         return self._of(self.machine.numbers)
+
+    @cached_property
+    def shared_start(self) -> Array:
+        """Where the shared memory of each thread's block starts."""
+        return self.block * self.machine.shared.stride_bytes
+
+    @cached_property
+    def company(self) -> Company:
+        return Company.of(self.warp, self.block, self.thread)
 
     def _of(self, array: Array) -> Array:
         return array if self.index is None else array[self.index]
@@ -79,9 +90,13 @@ class Threads:
     def _bits(self, register: Register) -> Array:
         bits = self.values.get(register.name)
         if bits is None:
-            bits = self._fetch(register)
-            self.values[register.name] = bits
+            bits = self.fetch(register)
         return ~bits if register.negated else bits
+
+    def fetch(self, register: Register) -> Array:
+        """The register from the machine: its bits, as numbers of any type of that size."""
+        bits = self.values[register.name] = self._fetch(register)
+        return bits
 
     def _fetch(self, register: Register) -> Array:
         return self._of(self.machine.register(register))
@@ -92,7 +107,10 @@ class Threads:
         if type(operand) is Register:
             bits = self._bits(operand)
             size = bits.dtype.itemsize
-            if size != storage.itemsize:
+            if size == storage.itemsize:
+                bits = bits if bits.dtype is storage else bits.view(storage)
+            else:
+                bits = bits if bits.dtype.kind == "u" else bits.view(f"u{size}")
                 if kind[0] == "s" and size < storage.itemsize:
                     bits = bits.view(SIGNED[size]).astype(SIGNED[storage.itemsize]).view(storage)
                 else:
@@ -128,8 +146,9 @@ class Threads:
                 machine.registers[name] = self.values[name]
             else:
                 old = machine.registers.get(name)
-                new = np.zeros(machine.threads, self.values[name].dtype) if old is None else old.copy()
-                new[self.index] = self.values[name]
+                values = self.values[name]
+                new = np.zeros(machine.threads, values.dtype) if old is None else old.copy()
+                new[self.index] = values if values.dtype is new.dtype else values.view(new.dtype)
                 machine.registers[name] = new
         self.written.clear()
 
@@ -150,7 +169,7 @@ class Threads:
         base = operand.base
         if type(base) is Register:
             bits = self._bits(base)
-            address = bits.view(np.int64) if bits.dtype.itemsize == 8 else bits.astype(np.int64)
+            address = bits.view(np.int64) if bits.dtype.itemsize == 8 else bits.view(np.uint32).astype(np.int64)
             return address + operand.offset_bytes if operand.offset_bytes else address
         constant = self.machine.constant(base, WIDTHS[8], self).view(np.int64) + operand.offset_bytes
         return np.broadcast_to(constant, (self.n,))
@@ -176,7 +195,8 @@ class _Part(Threads):
         for name in self.written:
             kind = self.machine.kernel_registers[name]
             new = self.whole._bits(Register(name, kind)).copy()
-            new[self.positions] = self.values[name]
+            values = self.values[name]
+            new[self.positions] = values if values.dtype is new.dtype else values.view(new.dtype)
             self.whole.values[name] = new
             self.whole.written.add(name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvperf.emulator.fault import Fault
 from kvperf.emulator.instruction import Action, Instruction
 from kvperf.emulator.opcodes import (
@@ -19,7 +21,8 @@ from kvperf.emulator.opcodes import (
     warp,
 )
 
-TABLE: dict[str, Action] = {
+# An action, or what binds the instruction to one when the kernel is read.
+TABLE: dict[str, Any] = {
     **arithmetic.TABLE,
     **logic.TABLE,
     **compare.TABLE,
@@ -43,9 +46,9 @@ def action_of(instruction: Instruction) -> Action:
     """The function of the longest known prefix, as in "cp.async.bulk" before "cp.async"."""
     parts = (instruction.opcode, *instruction.modifiers)
     for length in range(len(parts), 0, -1):
-        action = TABLE.get(".".join(parts[:length]))
-        if action is not None:
-            return action
+        entry = TABLE.get(".".join(parts[:length]))
+        if entry is not None:
+            return entry.bind(instruction) if hasattr(entry, "bind") else entry
     return unknown
 
 

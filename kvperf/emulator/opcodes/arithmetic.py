@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np  # noqa: TID253
 
 from kvperf.emulator.formats import Array, is_float
 from kvperf.emulator.instruction import Action, Instruction
-from kvperf.emulator.opcodes.elementwise import elementwise
+from kvperf.emulator.opcodes.elementwise import Elementwise, Rule, same
 
 WIDE = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
+NUMPY = {"u16": np.uint16, "s16": np.int16, "u32": np.uint32, "s32": np.int32, "u64": np.uint64, "s64": np.int64}
 ROUNDINGS = ("rz", "rm", "rp")
 
 
-def add(threads: Any, instruction: Instruction) -> None:
-    _known_rounding(threads, instruction)
-    _add(threads, instruction)
+def _unknown(what: str) -> Callable[..., Any]:
+    """A function that stops the run when it is executed, not when the kernel is read."""
+
+    def stop(*values: Array) -> Array:
+        raise NotImplementedError(what)
+
+    return stop
 
 
-def sub(threads: Any, instruction: Instruction) -> None:
-    _known_rounding(threads, instruction)
-    _sub(threads, instruction)
+def _rounded_to_nearest(function: Callable[..., Any]) -> Elementwise:
+    """Floats are rounded to nearest; another rounding stops the run."""
+
+    def rule(instruction: Instruction) -> Rule:
+        found = [rounding for rounding in ROUNDINGS if rounding in instruction.modifiers]
+        chosen = _unknown(f"rounding .{found[0]} of arithmetic") if found else function
+        return Rule(chosen, (instruction.kind,) * (len(instruction.operands) - 1), instruction.kind)
+
+    return Elementwise(rule)
 
 
-def mul(threads: Any, instruction: Instruction) -> None:
+def mul(instruction: Instruction) -> Rule:
     """`.wide`, `.hi` and `.lo` of integers; floats."""
-    _known_rounding(threads, instruction)
     kind = instruction.kind
-    a, b = (threads.read(operand, kind) for operand in instruction.operands[1:3])
-    threads.write(instruction.operands[0], *_product(instruction, a, b))
+    if instruction.has("wide"):
+        return Rule(_wide_product(kind), (kind, kind), WIDE[kind])
+    if instruction.has("hi"):
+        return Rule(high, (kind, kind), kind)
+    return _rounded_to_nearest(np.multiply).rule(instruction)
 
 
-def mad(threads: Any, instruction: Instruction) -> None:
+def mad(instruction: Instruction) -> Rule:
     """a·b + c; a float `mad` is an `fma`."""
     kind = instruction.kind
     if is_float(kind):
-        fma(threads, instruction)
-        return
-    a, b = (threads.read(operand, kind) for operand in instruction.operands[1:3])
-    product, wide = _product(instruction, a, b)
-    threads.write(instruction.operands[0], product + threads.read(instruction.operands[3], wide), wide)
+        return fma(instruction)
+    product, _, to = mul(instruction)
+    return Rule(lambda a, b, c: product(a, b) + c, (kind, kind, to), to)
 
 
-def _product(instruction: Instruction, a: Array, b: Array) -> tuple[Array, str]:
-    kind = instruction.kind
-    if instruction.has("wide"):
-        wide = np.int64 if kind[0] == "s" else np.uint64
-        return (a.astype(wide) * b.astype(wide)).astype(f"{'i' if kind[0] == 's' else 'u'}{int(kind[1:]) // 4}"), WIDE[
-            kind
-        ]
-    return (high(a, b) if instruction.has("hi") else a * b), kind
+def _wide_product(kind: str) -> Callable[[Array, Array], Array]:
+    wide = NUMPY[WIDE[kind]]
+    return lambda a, b: np.multiply(a, b, dtype=wide)
 
 
 def high(a: Array, b: Array) -> Array:
@@ -67,26 +74,19 @@ def high(a: Array, b: Array) -> Array:
     return upper.astype(a.dtype)
 
 
-def fma(threads: Any, instruction: Instruction) -> None:
+def fma(instruction: Instruction) -> Rule:
     """a·b + c with one rounding: the product is exact in float64, the sum is rounded to 53 bits and then once more."""
-    _known_rounding(threads, instruction)
-    kind = instruction.kind
-    a, b, c = (threads.read(operand, kind) for operand in instruction.operands[1:4])
-    result = np.multiply(a, b, dtype=np.float64)
-    result += c
-    if instruction.has("sat"):
-        result = np.fmin(np.fmax(result, 0), 1)
-    if instruction.has("relu"):
-        result = np.maximum(result, 0)
-    if kind not in ("f64", "f32"):
-        result = result.astype(np.float32) if kind.startswith("bf16") else result
-    threads.write(instruction.operands[0], result, kind)
+    kind, relu = instruction.kind, instruction.has("relu")
+    result_type = np.float64 if kind in ("f64", "f16", "f16x2") else np.float32
 
+    def fused(a: Array, b: Array, c: Array) -> Array:
+        result = np.multiply(a, b, dtype=np.float64)
+        result += c
+        if relu:
+            result = np.maximum(result, 0)
+        return result.astype(result_type)
 
-def _known_rounding(threads: Any, instruction: Instruction) -> None:
-    for rounding in ROUNDINGS:
-        if rounding in instruction.modifiers:
-            raise threads.fault("unknown", f"the interpreter rounds arithmetic to nearest, not .{rounding}")
+    return _rounded_to_nearest(fused).rule(instruction)
 
 
 def div(a: Array, b: Array) -> Array:
@@ -103,57 +103,48 @@ def rem(a: Array, b: Array) -> Array:
     return np.where(b == 0, a, np.fmod(a, np.where(b == 0, b.dtype.type(1), b)))
 
 
-def minimum(threads: Any, instruction: Instruction) -> None:
-    (_min_nan if instruction.has("NaN") else _min)(threads, instruction)
+def _extreme(plain: Callable[..., Any], with_nan: Callable[..., Any]) -> Elementwise:
+    """Of two operands, or of the three of sm_100; `.NaN` passes NaN on."""
+
+    def rule(instruction: Instruction) -> Rule:
+        kind, count = instruction.kind, len(instruction.operands) - 1
+        function = with_nan if instruction.has("NaN") or not is_float(kind) else plain
+        if count == 2:
+            return Rule(function, (kind, kind), kind)
+        return Rule(lambda a, b, c: function(function(a, b), c), (kind,) * 3, kind)
+
+    return Elementwise(rule)
 
 
-def maximum(threads: Any, instruction: Instruction) -> None:
-    (_max_nan if instruction.has("NaN") else _max)(threads, instruction)
-
-
-_add, _sub = elementwise(np.add), elementwise(np.subtract)
-_min, _max = (
-    elementwise(lambda *values: _reduce(np.fmin, values)),
-    elementwise(lambda *values: _reduce(np.fmax, values)),
-)
-_min_nan, _max_nan = elementwise(np.minimum), elementwise(np.maximum)
-
-
-def _reduce(function: Any, values: tuple[Array, ...]) -> Array:
-    """Two operands, or the three of sm_100."""
-    result = function(values[0], values[1])
-    return function(result, values[2]) if len(values) > 2 else result
-
-
-def dp4a(threads: Any, instruction: Instruction) -> None:
+def dp4a(instruction: Instruction) -> Rule:
     """c plus the sum of the four products of bytes."""
-    kinds = instruction.modifiers[-2:]
-    a, b = (
-        np.ascontiguousarray(np.broadcast_to(threads.read(operand, "b32"), (threads.n,)))
-        .view("i1" if kind[0] == "s" else "u1")
-        .reshape(-1, 4)
-        .astype(np.int64)
-        for operand, kind in zip(instruction.operands[1:3], kinds, strict=True)
-    )
-    kind = "s32" if "s32" in kinds else "u32"
-    total = (a * b).sum(axis=1) + threads.read(instruction.operands[3], kind).astype(np.int64)
-    threads.write(instruction.operands[0], total.astype(np.uint32), "u32")
+    first, second = ("i1" if kind[0] == "s" else "u1" for kind in instruction.modifiers[-2:])
+    signed = "s32" in instruction.modifiers[-2:]
+
+    def octets(value: Array, dtype: str) -> Array:
+        return np.ascontiguousarray(value).view(dtype).reshape(-1, 4).astype(np.int64)
+
+    def dot(a: Array, b: Array, c: Array) -> Array:
+        total = (octets(a, first) * octets(b, second)).sum(axis=1) + c
+        return total.astype(np.int32 if signed else np.uint32)
+
+    kind = "s32" if signed else "u32"
+    return Rule(dot, ("b32", "b32", kind), kind)
 
 
-TABLE: dict[str, Action] = {
-    "add": add,
-    "sub": sub,
-    "mul": mul,
-    "mul24": mul,
-    "mad": mad,
-    "fma": fma,
-    "div": elementwise(div),
-    "rem": elementwise(rem),
-    "min": minimum,
-    "max": maximum,
-    "abs": elementwise(np.abs),
-    "neg": elementwise(np.negative),
-    "copysign": elementwise(lambda sign, magnitude: np.copysign(magnitude, sign)),
-    "sad": elementwise(lambda a, b, c: np.maximum(a, b) - np.minimum(a, b) + c),
-    "dp4a": dp4a,
+TABLE: dict[str, Action | Elementwise] = {
+    "add": _rounded_to_nearest(np.add),
+    "sub": _rounded_to_nearest(np.subtract),
+    "mul": Elementwise(mul),
+    "mad": Elementwise(mad),
+    "fma": Elementwise(fma),
+    "div": same(div),
+    "rem": same(rem),
+    "min": _extreme(np.fmin, np.minimum),
+    "max": _extreme(np.fmax, np.maximum),
+    "abs": same(np.abs),
+    "neg": same(np.negative),
+    "copysign": same(lambda sign, magnitude: np.copysign(magnitude, sign)),
+    "sad": same(lambda a, b, c: np.maximum(a, b) - np.minimum(a, b) + c),
+    "dp4a": Elementwise(dp4a),
 }

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from kvperf.emulator.formats import KINDS, Array, is_float
-from kvperf.emulator.instruction import Action, Instruction, Vector
+from kvperf.emulator.instruction import Action, Instruction, Register, Vector
+from kvperf.emulator.opcodes.elementwise import Elementwise, Rule, bind
 
 _ORDERED: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal,
@@ -60,6 +61,20 @@ def setp(threads: Any, instruction: Instruction) -> None:
         threads.write(register, result, "pred")
 
 
+class _Setp:
+    """The plain form is bound as an elementwise instruction, the others are executed as they are."""
+
+    @staticmethod
+    def bind(instruction: Instruction) -> Action:
+        relation, kind = instruction.modifiers[0], instruction.kind
+        plain = isinstance(instruction.operands[0], Register) and len(instruction.operands) == 3
+        if not plain or kind.endswith("x2"):
+            return setp
+        ordered = _ORDERED.get(relation)
+        function = ordered if ordered is not None else lambda a, b: compared(relation, a, b)
+        return bind(instruction, Rule(function, (kind, kind), "pred"))
+
+
 def set_(threads: Any, instruction: Instruction) -> None:
     """1.0, or all ones in an integer, where the relation holds."""
     to, kind = instruction.modifiers[-2:]
@@ -73,10 +88,9 @@ def set_(threads: Any, instruction: Instruction) -> None:
         threads.write(instruction.operands[0], np.where(holds, -1, 0).astype(np.int32), "s32")
 
 
-def selp(threads: Any, instruction: Instruction) -> None:
+def selp(instruction: Instruction) -> Rule:
     bits = f"b{8 * KINDS[instruction.kind].storage.itemsize}"
-    a, b = (threads.read(operand, bits) for operand in instruction.operands[1:3])
-    threads.write(instruction.operands[0], np.where(threads.read(instruction.operands[3], "pred"), a, b), bits)
+    return Rule(lambda a, b, p: np.where(p, a, b), (bits, bits, "pred"), bits)
 
 
 def slct(threads: Any, instruction: Instruction) -> None:
@@ -102,4 +116,10 @@ def testp(threads: Any, instruction: Instruction) -> None:
     threads.write(instruction.operands[0], properties[instruction.modifiers[0]](), "pred")
 
 
-TABLE: dict[str, Action] = {"setp": setp, "set": set_, "selp": selp, "slct": slct, "testp": testp}
+TABLE: dict[str, Action | Elementwise | _Setp] = {
+    "setp": _Setp(),
+    "set": set_,
+    "selp": Elementwise(selp),
+    "slct": slct,
+    "testp": testp,
+}

@@ -10,6 +10,7 @@ from kvperf.emulator import formats
 from kvperf.emulator.formats import KINDS, Array, is_float
 from kvperf.emulator.instruction import Action, Instruction, Register, Vector
 from kvperf.emulator.memory import LOCAL_WINDOW, SHARED_WINDOW
+from kvperf.emulator.opcodes.elementwise import Rule, bind
 
 _WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}
 _ROUNDED = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
@@ -20,14 +21,25 @@ _SMALL_VALUES = {"e4m3x2": formats.e4m3_values, "e5m2x2": formats.e5m2_values}
 def mov(threads: Any, instruction: Instruction) -> None:
     """A register, a constant, an address, or the packing of several registers into one and back."""
     destination, source = instruction.operands
-    kind = instruction.kind
+    kind = _bits_of(instruction.kind)
     if isinstance(source, Vector):
-        threads.write(destination, packed(threads, source), _bits_of(kind))
+        threads.write(destination, packed(threads, source), kind)
     elif isinstance(destination, Vector):
-        unpack(threads, destination, threads.read(source, _bits_of(kind)))
+        unpack(threads, destination, threads.read(source, kind))
     else:
-        bits = _bits_of(kind)
-        threads.write(destination, threads.read(source, bits), bits)
+        threads.write(destination, threads.read(source, kind), kind)
+
+
+class _Mov:
+    """From register to register is bound as an elementwise instruction."""
+
+    @staticmethod
+    def bind(instruction: Instruction) -> Action:
+        destination, source = instruction.operands
+        if isinstance(destination, Register) and isinstance(source, Register) and not source.negated:
+            kind = _bits_of(instruction.kind)
+            return bind(instruction, Rule(lambda bits: bits, (kind,), kind))
+        return mov
 
 
 def _bits_of(kind: str) -> str:
@@ -57,16 +69,22 @@ def cvta(threads: Any, instruction: Instruction) -> None:
     threads.write(instruction.operands[0], address - start if instruction.has("to") else address + start, "u64")
 
 
-def cvt(threads: Any, instruction: Instruction) -> None:
-    """`cvt.rounding.ftz.sat.to.from`."""
-    to, source = instruction.modifiers[-2:]
-    if "rz" in instruction.modifiers and is_float(source) and is_float(to) and KINDS[source] != KINDS.get(to):
-        raise threads.fault("unknown", "the interpreter rounds floats to nearest, not .rz")
-    if to.endswith("x2") or source.endswith("x2"):
-        _cvt_pair(threads, instruction, to, source)
-        return
-    value = threads.read(instruction.operands[1], source)
-    threads.write(instruction.operands[0], converted(value, to, source, instruction), to)
+class _Cvt:
+    """`cvt.rounding.ftz.sat.to.from`: of one number, elementwise; of pairs, as they are."""
+
+    @staticmethod
+    def bind(instruction: Instruction) -> Action:
+        to, source = instruction.modifiers[-2:]
+        if to.endswith("x2") or source.endswith("x2"):
+            return _cvt_pair
+        narrows = is_float(source) and is_float(to) and KINDS[source] != KINDS[to]
+        if "rz" in instruction.modifiers and narrows:
+            return _unknown_rounding
+        return bind(instruction, Rule(lambda value: converted(value, to, source, instruction), (source,), to))
+
+
+def _unknown_rounding(threads: Any, instruction: Instruction) -> None:
+    raise threads.fault("unknown", "the interpreter rounds floats to nearest, not .rz")
 
 
 def converted(value: Array, to: str, source: str, instruction: Instruction) -> Array:
@@ -97,8 +115,11 @@ def _whole(value: Array, dtype: np.dtype[Any]) -> Array:
     return np.where(top, limits.max, np.where(top, 0, inside).astype(dtype)).astype(dtype)
 
 
-def _cvt_pair(threads: Any, instruction: Instruction, to: str, source: str) -> None:
+def _cvt_pair(threads: Any, instruction: Instruction) -> None:
     """Packed conversions: two floats (the first operand is the upper half) or one packed register to another."""
+    to, source = instruction.modifiers[-2:]
+    if "rz" in instruction.modifiers:
+        _unknown_rounding(threads, instruction)
     operands = instruction.operands[1:]
     if source == "f32":
         values = np.stack([np.broadcast_to(threads.read(o, "f32"), (threads.n,)) for o in operands[1::-1]], axis=1)
@@ -115,4 +136,4 @@ def _cvt_pair(threads: Any, instruction: Instruction, to: str, source: str) -> N
         threads.write(instruction.operands[0], values.astype(np.float32), to)
 
 
-TABLE: dict[str, Action] = {"mov": mov, "cvta": cvta, "cvt": cvt}
+TABLE: dict[str, Action | _Mov | _Cvt] = {"mov": _Mov(), "cvta": cvta, "cvt": _Cvt()}

@@ -8,27 +8,37 @@ import numpy as np  # noqa: TID253
 
 from kvperf.emulator.formats import KINDS, Array
 from kvperf.emulator.instruction import Action, Immediate, Instruction
-from kvperf.emulator.opcodes.elementwise import elementwise
+from kvperf.emulator.opcodes.elementwise import Elementwise, Rule, same
 
 
-def shl(threads: Any, instruction: Instruction) -> None:
+def shl(instruction: Instruction) -> Rule:
     """Shifts by the width or more give 0."""
     kind = instruction.kind
-    value, amount = threads.read(instruction.operands[1], kind), threads.read(instruction.operands[2], "u32")
     bits = 8 * KINDS[kind].storage.itemsize
-    shifted = value << np.minimum(amount, bits - 1).astype(value.dtype)
-    threads.write(instruction.operands[0], np.where(amount < bits, shifted, value.dtype.type(0)), kind)
+    amount = instruction.operands[2]
+    if isinstance(amount, Immediate) and 0 <= amount.bits < bits:
+        return Rule(np.left_shift, (kind, f"u{bits}"), kind)
+
+    def shifted(value: Array, amount: Array) -> Array:
+        inside = value << np.minimum(amount, bits - 1).astype(value.dtype)
+        return np.where(amount < bits, inside, value.dtype.type(0))
+
+    return Rule(shifted, (kind, "u32"), kind)
 
 
-def shr(threads: Any, instruction: Instruction) -> None:
+def shr(instruction: Instruction) -> Rule:
     """Shifts by the width or more give 0, or the sign of a signed value."""
     kind = instruction.kind
-    value, amount = threads.read(instruction.operands[1], kind), threads.read(instruction.operands[2], "u32")
     bits = 8 * KINDS[kind].storage.itemsize
-    shifted = value >> np.minimum(amount, bits - 1).astype(value.dtype)
-    if kind[0] != "s":
-        shifted = np.where(amount < bits, shifted, value.dtype.type(0))
-    threads.write(instruction.operands[0], shifted, kind)
+    amount = instruction.operands[2]
+    if isinstance(amount, Immediate) and 0 <= amount.bits < bits:
+        return Rule(np.right_shift, (kind, f"{kind[0].replace('b', 'u')}{bits}"), kind)
+
+    def shifted(value: Array, amount: Array) -> Array:
+        inside = value >> np.minimum(amount, bits - 1).astype(value.dtype)
+        return inside if kind[0] == "s" else np.where(amount < bits, inside, value.dtype.type(0))
+
+    return Rule(shifted, (kind, "u32"), kind)
 
 
 def shf(threads: Any, instruction: Instruction) -> None:
@@ -149,14 +159,14 @@ def reverse_bits(value: Array) -> Array:
     return result
 
 
-TABLE: dict[str, Action] = {
-    "and": elementwise(np.bitwise_and),
-    "or": elementwise(np.bitwise_or),
-    "xor": elementwise(np.bitwise_xor),
-    "not": elementwise(np.invert),
-    "cnot": elementwise(lambda a: (a == 0).astype(a.dtype)),
-    "shl": shl,
-    "shr": shr,
+TABLE: dict[str, Action | Elementwise] = {
+    "and": same(np.bitwise_and),
+    "or": same(np.bitwise_or),
+    "xor": same(np.bitwise_xor),
+    "not": same(np.invert),
+    "cnot": same(lambda a: (a == 0).astype(a.dtype)),
+    "shl": Elementwise(shl),
+    "shr": Elementwise(shr),
     "shf": shf,
     "lop3": lop3,
     "bfe": bfe,
@@ -165,5 +175,5 @@ TABLE: dict[str, Action] = {
     "popc": popc,
     "clz": clz,
     "bfind": bfind,
-    "brev": elementwise(reverse_bits),
+    "brev": same(reverse_bits),
 }

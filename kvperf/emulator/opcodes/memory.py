@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np  # noqa: TID253
 
 from kvperf.emulator import access
-from kvperf.emulator.formats import KINDS, Array
+from kvperf.emulator.formats import KINDS
 from kvperf.emulator.instruction import Action, Instruction, Operand, Vector
 from kvperf.emulator.memory import WIDTHS
 
@@ -20,16 +20,17 @@ def ld(threads: Any, instruction: Instruction) -> None:
     address, space = threads.address(instruction.operands[1]), access.space_of(instruction)
     if any(name in instruction.modifiers for name in _POLLED):
         threads.machine.polled[threads.numbers] = True
-    kind = KINDS[instruction.kind].storage
-    bits = "s" if instruction.kind[0] == "s" else "u"
-    pieces = [_elements(access.load(threads, space, address + at, width), kind, width) for at, width in _chunks(size)]
-    columns = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-    for register, column in zip(destination, columns.T, strict=True):
-        threads.write(
-            register,
-            np.ascontiguousarray(column).view(f"{'i' if bits == 's' else 'u'}{size // count}"),
-            f"{bits}{8 * size // count}",
-        )
+    storage = KINDS[instruction.kind].storage
+    kind = f"{'s' if instruction.kind[0] == 's' else 'b'}{8 * storage.itemsize}"
+    signed = np.dtype(f"i{storage.itemsize}") if kind[0] == "s" else storage
+    pieces = [access.load(threads, space, address + at, width) for at, width in _chunks(size)]
+    if count == 1:
+        threads.write(destination[0], pieces[0].view(signed), kind)
+        return
+    elements = [np.ascontiguousarray(piece).view(signed).reshape(len(piece), -1) for piece in pieces]
+    columns = np.ascontiguousarray((elements[0] if len(elements) == 1 else np.concatenate(elements, axis=1)).T)
+    for register, column in zip(destination, columns, strict=True):
+        threads.write(register, column, kind)
 
 
 def st(threads: Any, instruction: Instruction) -> None:
@@ -56,10 +57,6 @@ def _shape(instruction: Instruction, operand: Operand) -> tuple[tuple[Operand, .
 def _chunks(size: int) -> list[tuple[int, int]]:
     """(offset, width) of the accesses: one, or two of 16 bytes for the widest vectors of sm_100."""
     return [(0, size)] if size <= 16 else [(at, 16) for at in range(0, size, 16)]
-
-
-def _elements(data: Array, storage: np.dtype[Any], width: int) -> Array:
-    return np.ascontiguousarray(data).view(storage).reshape(len(data), width // storage.itemsize)
 
 
 def nothing(threads: Any, instruction: Instruction) -> None:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np  # noqa: TID253
 
 from kvperf.emulator.formats import Array
-from kvperf.emulator.instruction import Action, Instruction
+from kvperf.emulator.instruction import Instruction
+from kvperf.emulator.opcodes.elementwise import Elementwise, Rule
 
 _TINY = np.finfo(np.float32).tiny
 
 
-def _function(function: Any) -> Action:
-    def action(threads: Any, instruction: Instruction) -> None:
-        kind = instruction.kind
-        value = threads.read(instruction.operands[1], kind).astype(np.float64)
-        result = function(value)
-        if instruction.has("ftz") and kind == "f32":
-            result = np.where(np.abs(result) < _TINY, np.copysign(0.0, result), result)
-        threads.write(instruction.operands[0], result.astype(np.float32) if kind != "f64" else result, kind)
+def _function(function: Callable[[Array], Array]) -> Elementwise:
+    """In float64, rounded once; `.ftz` flushes results too small for a normal float."""
 
-    return action
+    def rule(instruction: Instruction) -> Rule:
+        flush, double = instruction.has("ftz"), instruction.kind == "f64"
+
+        def computed(value: Array) -> Array:
+            result = function(value.astype(np.float64))
+            if double:
+                return result
+            result = result.astype(np.float32)
+            return np.where(np.abs(result) < _TINY, np.copysign(np.float32(0), result), result) if flush else result
+
+        return Rule(computed, (instruction.kind,), instruction.kind)
+
+    return Elementwise(rule)
 
 
-def _logarithm(value: Array) -> Array:
-    return np.log2(value)
-
-
-TABLE: dict[str, Action] = {
+TABLE: dict[str, Elementwise] = {
     "ex2": _function(np.exp2),
-    "lg2": _function(_logarithm),
+    "lg2": _function(np.log2),
     "rcp": _function(lambda value: 1.0 / value),
     "rsqrt": _function(lambda value: 1.0 / np.sqrt(value)),
     "sqrt": _function(np.sqrt),

@@ -53,15 +53,20 @@ def _source_lanes(mode: str, lane: Array, amount: Array, clamp: Array) -> tuple[
     return np.where(inside, source, lane), inside
 
 
+def _per_thread(threads: Any, operand: Any, kind: str) -> Array:
+    values = threads.read(operand, kind)
+    return values if len(values) == threads.n else np.broadcast_to(values, (threads.n,))
+
+
 def shfl(threads: Any, instruction: Instruction) -> None:
     """`shfl.sync.mode d|p, a, lane, clamp, mask`."""
     destination, value, amount, clamp = instruction.operands[:4]
     mode = next(m for m in instruction.modifiers if m in ("up", "down", "bfly", "idx"))
-    bits = np.broadcast_to(threads.read(value, "b32"), (threads.n,))
+    bits = _per_thread(threads, value, "b32")
     if threads.whole_warps and isinstance(amount, Immediate) and isinstance(clamp, Immediate):
         source, inside = _remembered_lanes(mode, amount.bits, clamp.bits)
         result = bits.reshape(-1, WARP)[:, source].reshape(-1)
-        inside = np.broadcast_to(inside, (threads.n // WARP, WARP)).reshape(-1)
+        inside = np.tile(inside, threads.n // WARP) if isinstance(destination, Vector) else inside
     else:
         operands = (threads.read(operand, "u32").astype(np.int64) for operand in (amount, clamp))
         source, inside = _source_lanes(mode, threads.lane, *operands)
@@ -88,7 +93,8 @@ def _positions(threads: Any, source: Array) -> Array:
 
 def _by_warp(threads: Any) -> tuple[Array, Array]:
     """Where each warp's threads begin among these, and how many they are."""
-    first = np.flatnonzero(np.diff(threads.warp, prepend=-1))
+    warp = threads.warp
+    first = np.flatnonzero(np.concatenate(([True], warp[1:] != warp[:-1])))
     return first, np.diff(np.append(first, threads.n))
 
 
@@ -137,7 +143,7 @@ def match(threads: Any, instruction: Instruction) -> None:
         same = values[here][:, None] == values[here][None, :]
         masks[here] = (same * (np.uint32(1) << threads.lane[here].astype(np.uint32))).sum(axis=1).astype(np.uint32)
     destination = instruction.operands[0]
-    registers = destination.parts if isinstance(destination, Vector) else (destination,)
+    registers = list(destination.parts) if isinstance(destination, Vector) else [destination]
     if instruction.has("all"):
         agree = masks == _lanes_where(threads, np.ones(threads.n, bool))
         masks = np.where(agree, masks, np.uint32(0))
@@ -154,7 +160,9 @@ def elect(threads: Any, instruction: Instruction) -> None:
     """`elect.sync d|p, mask`: the first lane of the mask."""
     first, lengths = _by_warp(threads)
     leader = np.repeat(threads.lane[first], lengths)
-    lane, is_leader = instruction.operands[0].parts
+    destination = instruction.operands[0]
+    assert isinstance(destination, Vector)
+    lane, is_leader = destination.parts
     threads.write(lane, leader.astype(np.uint32), "u32")
     threads.write(is_leader, threads.lane == leader, "pred")
 
