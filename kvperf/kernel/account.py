@@ -117,7 +117,8 @@ def account(name: str, shape: Shape, gpu: Gpu, splits: int | None = None) -> Ker
         if holds is not None:
             planned = plan(name, shape, gpu.architecture, gpu.sms, blocks_per_sm=holds.blocks_per_sm)
     asked = traffic(planned)
-    launches = tuple(_launch(launch, compiled, gpu) for launch in planned.launches)
+    loops = _loops(compiled)
+    launches = tuple(_launch(launch, compiled, loops, gpu) for launch in planned.launches)
     flops = 2 * shape.batch * shape.heads * shape.q_len * (shape.head_dim + shape.output_dim) * shape.seq
     rows = shape.batch * shape.heads * shape.q_len
     compulsory = asked.compulsory_cache_bytes + 2 * rows * (shape.head_dim + shape.output_dim)
@@ -165,7 +166,7 @@ def account(name: str, shape: Shape, gpu: Gpu, splits: int | None = None) -> Ker
     )
 
 
-def _launch(launch: Launch, compiled: Compiled | None, gpu: Gpu) -> LaunchFacts:
+def _launch(launch: Launch, compiled: Compiled | None, loops: dict[str, int], gpu: Gpu) -> LaunchFacts:
     blocks = launch.grid[0] * launch.grid[1] * launch.grid[2]
     resources = compiled.resources.get(launch.entry) if compiled else None
     found = _occupancy(launch, compiled, gpu)
@@ -179,7 +180,7 @@ def _launch(launch: Launch, compiled: Compiled | None, gpu: Gpu) -> LaunchFacts:
         shared_bytes=_summed(launch.shared),
         registers=resources.registers if resources else None,
         spill_bytes=resources.spill_store_bytes + resources.spill_load_bytes if resources else None,
-        main_loop_instructions=_loop(launch.entry, compiled),
+        main_loop_instructions=loops.get(launch.entry),
         occupancy=found,
         waves=blocks / running if running else None,
     )
@@ -207,13 +208,13 @@ def _compiled(chosen: Kernel, planned: Plan, gpu: Gpu) -> Compiled | None:
     return compile_kernel(chosen.source, planned.defines, arch) if arch in ARCHITECTURES else None
 
 
-def _loop(entry: str, compiled: Compiled | None) -> int | None:
-    """Instructions of the main loop, where a disassembler is installed."""
+def _loops(compiled: Compiled | None) -> dict[str, int]:
+    """Instructions of each entry's main loop; empty where no disassembler is installed."""
     from kvperf.kernel.compile import disassemble
 
     text = disassemble(compiled.cubin) if compiled else None
-    loop = main_loop(functions(text).get(entry, ())) if text else None
-    return len(loop.instructions) if loop else None
+    found = {entry: main_loop(code) for entry, code in functions(text).items()} if text else {}
+    return {entry: len(loop.instructions) for entry, loop in found.items() if loop}
 
 
 def _held(planned: Plan) -> int:

@@ -7,6 +7,7 @@ definitions, architecture, options and compiler; the flags are those CuPy compil
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -116,6 +117,10 @@ def disassemble(cubin: bytes) -> str | None:
     cuobjdump, nvdisasm = toolkit.tool("cuobjdump"), toolkit.tool("nvdisasm")
     if cuobjdump is None or nvdisasm is None:
         return None
+    key = compile_cache.key(["sass", str(cuobjdump), hashlib.sha256(cubin).hexdigest()])
+    known = compile_cache.load(key, str)
+    if known is not None:
+        return known
     path = os.pathsep.join([str(nvdisasm.parent), os.environ.get("PATH", "")])
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "kernel.cubin"
@@ -124,6 +129,7 @@ def disassemble(cubin: bytes) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     if done.returncode:
         raise KvperfError(f"cuobjdump cannot read the cubin: {done.stderr.strip()}", "is it a cubin of compile_kernel?")
+    compile_cache.store(key, done.stdout)
     return done.stdout
 
 
