@@ -44,6 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int c = 0; c < CHAINS; c++) word[c] = __float_as_uint(start_of(c)) & 0x77777777u;
 
   // The mask keeps NaN, which e4m3 has in 0x7f and 0xff, out of the words.
+#pragma unroll 1
   for (int i = 0; i < repeats; i++)
 #pragma unroll
     for (int s = 0; s < STEPS; s++)

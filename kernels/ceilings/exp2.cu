@@ -11,6 +11,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) exponentials(int repeats, 
   for (int c = 0; c < CHAINS; c++) x[c] = start_of(c);
 
   // A turned sign keeps the numbers between 0.5 and 1; another unit turns it meanwhile.
+#pragma unroll 1
   for (int i = 0; i < repeats; i++)
 #pragma unroll
     for (int s = 0; s < STEPS; s++)

@@ -11,6 +11,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
   for (int c = 0; c < CHAINS; c++) x[c] = start_of(c);
 
+#pragma unroll 1
   for (int i = 0; i < repeats; i++)
 #pragma unroll
     for (int s = 0; s < STEPS; s++)

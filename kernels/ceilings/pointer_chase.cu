@@ -10,7 +10,7 @@
 #include "ceilings/stream.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    link(const unsigned* next, unsigned long long* chain, int count, int stride) {
+    link(unsigned long long* chain, const unsigned* next, int count, int stride) {
   size i = first_word();
   if (i < count) chain[i * stride] = reinterpret_cast<unsigned long long>(chain + (size)next[i] * stride);
 }

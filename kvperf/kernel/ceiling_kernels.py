@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvperf.kernel import declared
-from kvperf.kernel.declared import Buffer, Declared
+from kvperf.kernel.declared import FROM_89, Buffer, Declared
 
 
 def launch(name: str, sms: int = 132, **sizes: int) -> declared.Launch:
@@ -153,8 +153,8 @@ _TABLE = (
         what="mma.sync on e4m3, sums in fp32, 8 a warp; sm_90 and sm_100 lack it, there the compiler multiplies halves",
         dtypes=("e4m3",),
         operations=_MMA_8,
-        min_capability=89,
-        native=("89", "120"),
+        runs=FROM_89,
+        replaced=("90", "90a", "100"),
     ),
     Declared(
         name="wgmma",
@@ -168,8 +168,7 @@ _TABLE = (
         operations={"wgmma": "groups*repeats*turns*4", "flop": "groups*repeats*turns * 2*64*64*tile_n"},
         measures="flop",
         dtypes=("bf16",),
-        min_capability=90,
-        native=("90a",),
+        runs=("90a",),
     ),
     Declared(
         **_LOOP,
@@ -188,7 +187,7 @@ _TABLE = (
         what="e4m3 to scaled bf16, by way of halves and floats",
         operations={"conversion": "4*done"},
         measures="conversion",
-        min_capability=89,
+        runs=FROM_89,
     ),
     Declared(
         **_with(_LOOP, dtypes=("int8",), macros={"CHAINS": "chains", "STEPS": "loop_steps", "OPERAND_INT8": "1"}),

@@ -15,6 +15,7 @@ import msgspec
 from kvperf.arith import ceil_div, least, most
 from kvperf.errors import KvperfError, unknown_name
 from kvperf.files import folder
+from kvperf.kernel.compile import ARCHITECTURES
 
 SYMBOLS = {
     "T": "new tokens, or rows of logits",
@@ -43,6 +44,7 @@ SYMBOLS = {
 }
 
 HALVES = ("fp16", "bf16")
+FROM_89 = ARCHITECTURES[ARCHITECTURES.index("89") :]
 
 
 class Buffer(msgspec.Struct, frozen=True):
@@ -74,7 +76,8 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     stages      the stage functions whose bytes it moves;  beyond: what differs from them, in words
     measures    what a ceiling divides by its time: bytes, or a kind of operation
     dtypes      of its elements; (): it has none to choose
-    min_capability, native  from which compute capability it runs; where the machine has the instruction itself
+    runs        architectures it compiles for;  replaced: those of them where the compiler puts other instructions in
+                place of the one that it measures
     """
 
     name: str
@@ -96,13 +99,18 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     entry: str = ""
     dtypes: tuple[str, ...] = HALVES
     limits: tuple[Limit, ...] = ()
-    min_capability: int = 80
-    native: tuple[str, ...] = ("80", "86", "89", "90", "90a", "100", "120")
+    runs: tuple[str, ...] = ARCHITECTURES
+    replaced: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:
         """The CUDA source; it includes its headers from `folder("kernels")`."""
         return folder("kernels") / self.file
+
+    def require(self, arch: str) -> None:
+        """Raises KvperfError where the kernel does not compile for sm_`arch`."""
+        if arch not in self.runs:
+            raise KvperfError(f"{self.name} cannot run on sm_{arch}", f"it runs on sm_{', sm_'.join(self.runs)}")
 
 
 class Launch(msgspec.Struct, frozen=True):
