@@ -190,7 +190,7 @@ class _Body:
                 self._open(start)
             elif statement == "}":
                 self.scopes.pop()
-            elif statement.startswith(".loc"):
+            elif statement.startswith(".loc ") or statement.startswith(".loc\t"):
                 self.source = self._location(statement)
             elif statement.endswith(":"):
                 self.positions[self._label(statement[:-1])] = len(self.code)
@@ -204,7 +204,7 @@ class _Body:
     def _statements(self, position: int) -> Iterator[tuple[int, str]]:
         """Scopes, labels, `.loc` lines and statements from the opening brace to the closing one."""
         depth = 0
-        pattern = re.compile(r"\s*(?:([{}])|(\.loc[^\n]*)|([$\w]+:)(?!:)|([^;]*);|;)")
+        pattern = re.compile(r"\s*(?:([{}])|(\.loc\s[^\n]*)|([$\w]+:)(?!:)|([^;]*);|;)")
         while match := pattern.match(self.text, position):
             position = match.end()
             statement = next((part for part in match.groups() if part is not None), "").strip()

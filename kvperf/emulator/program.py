@@ -94,9 +94,11 @@ def is_collective(instruction: Instruction) -> bool:
 
 
 def _block_ends(kernel: Kernel, control: list[bool]) -> list[int]:
-    """A block starts at a label, at an instruction that may be repeated, and behind a control instruction."""
+    """A block starts at a label, at an instruction that may be repeated, behind a control instruction, and behind an
+    atomic operation: other blocks of the grid may go on between it and what follows."""
     length = len(kernel.code)
     heads = {length, *kernel.labels.values(), *(i + 1 for i in range(length) if control[i])}
+    heads |= {i + 1 for i in range(length) if kernel.code[i].opcode in ("atom", "red")}
     heads |= {i for i in range(length) if kernel.code[i].has("try_wait")}
     ends, end = [0] * length, length
     for i in reversed(range(length)):

@@ -2,7 +2,8 @@
 
 forward   all warps of all blocks together, the lowest instruction first: the tamest
 greedy    in each block one warp, the first that is ready, runs until it must wait: exposes missing barriers
-reverse   the same from the last warp, blocks in reverse order, and copies land as soon as they are issued
+reverse   the same from the last warp, blocks in reverse order; copies land as soon as they are issued; of the blocks
+          that did an atomic operation together, the last runs as far ahead of the others as it can
 random    by seed: another order of warps every few steps, blocks in random order, at times half of them asleep, and
           each copy lands early or late
 """
@@ -57,7 +58,7 @@ class Schedule:
 
     def choose(self, ready: Array, warps_per_block: int) -> tuple[int, Array | None] | None:
         """An instruction and the threads that shall execute it (None: all), or None where no thread is ready."""
-        if self.name == "forward" or (warps_per_block == 1 and self.name != "random"):
+        if self.name == "forward" or (warps_per_block == 1 and self.name != "random" and self.asleep is None):
             return _lowest(ready)
         by_warp = ready.reshape(-1, warps_per_block, 32)
         next_of_warp = by_warp.min(axis=2)
@@ -81,6 +82,14 @@ class Schedule:
         was_asleep = self.asleep is not None and bool(self.asleep.any())
         self.asleep = None
         return was_asleep
+
+    def after_atomic(self, blocks: Array, resident: int) -> None:
+        """Blocks have told others something: random draws a new order, reverse lets the last of them run ahead."""
+        self.steps_left = 0
+        if self.name == "reverse":
+            self.asleep = np.zeros(resident, bool) if self.asleep is None else self.asleep
+            self.asleep[blocks] = True
+            self.asleep[blocks[-1]] = False
 
     def _order(self, blocks: int, warps: int) -> Array:
         if self.name == "random":

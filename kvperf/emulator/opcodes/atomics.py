@@ -62,6 +62,8 @@ def update(threads: Any, instruction: Instruction, target: Any, operands: tuple[
             threads.machine.progress += int((changed != found).any())
             old[who] = found
             offset, positions = np.delete(offset, first), np.delete(positions, first)
+    if access.space_of(instruction) != "shared":
+        threads.machine.schedule.after_atomic(threads.block, len(threads.machine.blocks))
     return old
 
 
