@@ -74,7 +74,8 @@ class Machine:
         self.exited = self.thread >= geometry.block_threads
         self.ready = np.where(self.exited, NEVER, 0).astype(np.int32)
         self.at_collective = np.zeros(self.threads, bool)
-        self.polled = np.zeros(self.threads, bool)
+        # Line of the instruction with which a thread last looked for what others do.
+        self.polled = np.zeros(self.threads, np.int64)
         self.resting = np.zeros(self.threads, bool)
         self.barriers = Barriers(self)
         self.mbarriers = Mbarriers(self)

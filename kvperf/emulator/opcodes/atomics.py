@@ -27,7 +27,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 def atom(threads: Any, instruction: Instruction) -> None:
     """d = [a], [a] = operation([a], b …)."""
-    threads.machine.polled[threads.numbers] = True
+    threads.machine.polled[threads.numbers] = instruction.line
     old = update(threads, instruction, instruction.operands[1], instruction.operands[2:])
     threads.write(instruction.operands[0], old, f"b{8 * old.dtype.itemsize}")
 

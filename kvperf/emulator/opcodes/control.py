@@ -11,18 +11,18 @@ from kvperf.emulator.instruction import Action, Immediate, Instruction, Symbol
 
 
 def bra(threads: Any, instruction: Instruction) -> int | Array:
-    """A thread that polled memory and jumps back rests until somebody else has moved."""
+    """A thread that polled memory in a loop rests before the next round, until somebody else has moved."""
     machine = threads.machine
     label = instruction.operands[0]
     assert isinstance(label, Symbol)
     target = machine.program.kernel.labels[label.name]
     if target > machine.position:
         return target
-    polled = machine.polled[threads.numbers]
+    polled = machine.polled[threads.numbers] >= machine.program.kernel.code[target].line
     if not polled.any():
         return target
     numbers = threads.numbers[polled]
-    machine.polled[numbers] = False
+    machine.polled[numbers] = 0
     machine.resting[numbers] = True
     machine.pc[numbers] = target
     return np.where(polled, -1, target)
@@ -75,7 +75,7 @@ def nothing(threads: Any, instruction: Instruction) -> None:
 
 
 def nanosleep(threads: Any, instruction: Instruction) -> None:
-    threads.machine.polled[threads.numbers] = True
+    threads.machine.polled[threads.numbers] = instruction.line
 
 
 # Those that go straight on; the others here end a basic block.

@@ -23,7 +23,7 @@ def mov(threads: Any, instruction: Instruction) -> None:
     destination, source = instruction.operands
     kind = _bits_of(instruction.kind)
     if isinstance(source, Vector):
-        threads.write(destination, packed(threads, source), kind)
+        threads.write(destination, packed(threads, source, kind), kind)
     elif isinstance(destination, Vector):
         unpack(threads, destination, threads.read(source, kind))
     else:
@@ -46,11 +46,11 @@ def _bits_of(kind: str) -> str:
     return kind if kind == "pred" else f"b{8 * KINDS[kind].storage.itemsize}"
 
 
-def packed(threads: Any, vector: Vector) -> Array:
-    """The bits of several registers side by side, the first lowest."""
-    parts = [threads.read(part, _bits_of(part.kind)) for part in vector.parts if isinstance(part, Register)]
-    assert len(parts) == len(vector.parts)
-    return np.stack(parts, axis=1).reshape(-1).view(f"u{len(parts) * parts[0].dtype.itemsize}")
+def packed(threads: Any, vector: Vector, kind: str) -> Array:
+    """The bits of several registers or constants side by side, the first lowest, as one number of `kind`."""
+    bits = 8 * KINDS[kind].storage.itemsize // len(vector.parts)
+    parts = [np.broadcast_to(threads.read(part, f"b{bits}"), (threads.n,)) for part in vector.parts]
+    return np.stack(parts, axis=1).reshape(-1).view(f"u{len(parts) * bits // 8}")
 
 
 def unpack(threads: Any, vector: Vector, bits: Array) -> None:

@@ -68,7 +68,7 @@ def _past(threads: Any, instruction: Instruction) -> Array:
 def test_wait(threads: Any, instruction: Instruction) -> None:
     """Whether the phase is complete, at once."""
     past = _past(threads, instruction)
-    threads.machine.polled[threads.numbers[~past]] = True
+    threads.machine.polled[threads.numbers[~past]] = instruction.line
     threads.write(instruction.operands[0], past, "pred")
 
 

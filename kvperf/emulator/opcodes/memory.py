@@ -19,7 +19,7 @@ def ld(threads: Any, instruction: Instruction) -> None:
     destination, size, count = _shape(instruction, instruction.operands[0])
     address, space = threads.address(instruction.operands[1]), access.space_of(instruction)
     if any(name in instruction.modifiers for name in _POLLED):
-        threads.machine.polled[threads.numbers] = True
+        threads.machine.polled[threads.numbers] = instruction.line
     storage = KINDS[instruction.kind].storage
     kind = f"{'s' if instruction.kind[0] == 's' else 'b'}{8 * storage.itemsize}"
     signed = np.dtype(f"i{storage.itemsize}") if kind[0] == "s" else storage
