@@ -15,7 +15,8 @@
 #include "lanes.cuh"
 static_assert(PAGE % TILE == 0, "a page must hold whole tiles");
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+// NOTES: the 1 tells the compiler to spend registers rather than spill a few of them for one more block.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     paged(const element* q, const element* k, const element* v, const int* pages, output* out, float* partial_o,
           float2* partial_ml, int kv_heads, int seq, int pages_per_sequence, int split_tokens, float score_scale) {
   __shared__ GroupShared shared;

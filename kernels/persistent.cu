@@ -8,7 +8,8 @@
 // q [B][H][D], k and v [B][Hkv][S][D], out [B][H][D], arrived [B][Hkv] zero before and after. grid (blocks).
 #include "ring.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+// NOTES: the 1 tells the compiler to spend registers rather than spill a few of them for one more block.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     persistent(const element* q, const element* k, const element* v, output* out, float* partial_o,
                float2* partial_ml, int* arrived, int kv_rows, int splits, int seq, int split_tokens,
                float score_scale) {
