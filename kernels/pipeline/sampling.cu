@@ -171,7 +171,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     threshold |= (key)digit.bin << shift;
     above += digit.above, rank -= digit.above;
     if (above + digit.within <= SORTED) break;
-    __syncthreads();
   }
 
   // Collect them, and sort.

@@ -37,9 +37,9 @@ def _norm(x: Array, weight: Array, epsilon: float) -> Array:
 def test_rms_norm(width: int, schedule: str, dtype: str) -> None:
     (x, exact), (weight, weights) = random(1, 3, width, dtype=dtype), random(2, width, dtype=dtype)
     out = poisoned(3, width, dtype=dtype)
-    arguments = {"x": x, "weight": weight, "out": out, "epsilon": np.float32(1e-5)}
+    arguments = {"x": x, "weight": weight, "out": out, "epsilon": np.float32(0.1)}
     execute(launch("rms_norm", dtype, T=3, d=width), arguments, ("out",), schedule)
-    assert close(out, _norm(exact, weights, 1e-5), dtype)
+    assert close(out, _norm(exact, weights, 0.1), dtype)
 
 
 @by_dtype
@@ -47,11 +47,11 @@ def test_rms_norm(width: int, schedule: str, dtype: str) -> None:
 def test_add_rms_norm(width: int, schedule: str, dtype: str) -> None:
     (x, update), (weight, weights) = random(1, 3, width, dtype=dtype), random(2, width, dtype=dtype)
     (residual, before), out = random(3, 3, width, dtype=dtype), poisoned(3, width, dtype=dtype)
-    arguments = {"residual": residual, "x": x, "weight": weight, "out": out, "epsilon": np.float32(1e-5)}
+    arguments = {"residual": residual, "x": x, "weight": weight, "out": out, "epsilon": np.float32(0.1)}
     execute(launch("add_rms_norm", dtype, T=3, d=width), arguments, ("out",), schedule)
     after = values(residual, dtype)
     assert close(residual, before + update, dtype)
-    assert close(out, _norm(after, weights, 1e-5), dtype)
+    assert close(out, _norm(after, weights, 0.1), dtype)
 
 
 @by_dtype
@@ -65,7 +65,7 @@ def test_rope(width: int, rotated: int, dtype: str) -> None:
     table[[0, 1, 3, 4, 6]] = np.nan
     q_out, k_out = poisoned(*q.shape, dtype=dtype), poisoned(*k.shape, dtype=dtype)
     arguments = {"q": q, "k": k, "positions": positions, "table": table, "q_out": q_out, "k_out": k_out}
-    execute(shape, arguments, ("q_out", "k_out"))
+    execute(shape, arguments, ("q_out", "k_out"), "greedy")
 
     turn = np.exp(1j * angles[positions])[:, None]
     for found, given in ((q_out, queries), (k_out, keys)):
@@ -169,7 +169,7 @@ def test_a_padding_slot_is_left_out() -> None:
 def test_argmax(vocabulary: int, sms: int, schedule: str) -> None:
     logits = np.random.default_rng(vocabulary).normal(0, 3, (3, vocabulary)).astype(np.float32)
     logits[1, [0, vocabulary // 2, vocabulary - 1]] = 40  # the lowest index of equal ones
-    logits[2, vocabulary - 1] = np.nan
+    logits[2, vocabulary - 1] = -np.nan
     ids, best, arrived = np.full(3, -1, np.int64), np.zeros(3, np.uint64), np.zeros(3, np.int32)
     shape = launch("argmax", sms=sms, T=3, V=vocabulary)
     arguments = {"logits": logits, "ids": ids, "best": best, "arrived": arrived, "stretch": 0}
@@ -207,11 +207,17 @@ def test_top_k(vocabulary: int, top_k: int, sms: int, schedule: str) -> None:
         assert (upto[rank - 1] if rank else 0) - 1e-5 <= number <= upto[rank] + 1e-5
 
 
-def test_top_k_of_equal_logits_takes_the_lowest_indices() -> None:
+@pytest.mark.parametrize("schedule", SCHEDULES[1:])
+def test_top_k_of_equal_logits_takes_the_lowest_indices(schedule: str) -> None:
     """More candidates than the sort holds: the select goes on digit by digit, down to the index."""
     logits = np.ones((1, 2000), np.float32)
-    select = launch("top_k_select", sms=1, T=1, V=2000, top_k=4, threads=256)
+    logits[0, [700, 1500]] = 9
+    select = launch("top_k_select", sms=1, T=1, V=2000, top_k=4, threads=128)
     kept = np.zeros((1, 1, 4), np.uint64)
-    counts = execute(select, {"logits": logits, "kept": kept, "stretch": 0}, ("kept",), as_declared=False)
+    arguments = {"logits": logits, "kept": kept, "stretch": 0}
+    counts = execute(select, arguments, ("kept",), schedule, as_declared=False)
     assert counts.loads["logits"].bytes == 4 * 2000 * (5 + 1)
-    assert (0x7FFFFF - (kept & 0x7FFFFF)).tolist() == [[[0, 1, 2, 3]]]
+    # Counted by digit: all, then four times the equal ones; collected: the four, no more.
+    added = sum(times for opcode, times in counts.opcodes.items() if opcode.startswith("atom.shared.add"))
+    assert added == 2000 + 4 * 1998 + 4
+    assert (0x7FFFFF - (kept & 0x7FFFFF)).tolist() == [[[700, 1500, 0, 1]]]
