@@ -8,7 +8,7 @@ import numpy as np  # noqa: TID253
 
 from kvperf.emulator import access
 from kvperf.emulator.formats import Array
-from kvperf.emulator.instruction import Action, Address, Immediate, Instruction
+from kvperf.emulator.instruction import Action, Immediate, Instruction
 from kvperf.emulator.memory import REGION_BITS, WIDTHS, Buffer
 
 BULK_ALIGNMENT = 16
@@ -107,14 +107,6 @@ def _bulk(threads: Any, position: int, target: int, source: int, size: int, mbar
     machine.counts.bulk_copy(machine.counts.loads[buffer.name], offset, size)
     machine.counts.copied_bytes[buffer.name] += size
     machine.copies.issue_bulk(block, place, buffer, offset, size, mbarrier)
-
-
-def mbarrier_arrive(threads: Any, instruction: Instruction) -> None:
-    raise threads.fault("unknown", "the interpreter does not know cp.async.mbarrier.arrive")
-
-
-def is_address(operand: Any) -> bool:
-    return isinstance(operand, Address)
 
 
 TABLE: dict[str, Action] = {
