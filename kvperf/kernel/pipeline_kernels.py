@@ -28,6 +28,7 @@ _NORM: dict[str, Any] = {
     "grid": ("T",),
     "sizes": ("T", "d"),
     "where": _ROW,
+    "limits": (Limit("d <= 32768", "a row of at most 32768 elements stays in the registers of a block"),),
 }
 _WEIGHT = Buffer("weight", "a*T*d", "a*d")
 _WEIGHTS = "the weights are requested by the block of each row, from L2 after the first"

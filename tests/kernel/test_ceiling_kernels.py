@@ -1,4 +1,7 @@
-"""The ceiling kernels: what they compute is right, and what they do is what their tables divide by their time."""
+"""The ceiling kernels: what they compute is right, and what they do is what their tables divide by their time.
+
+wgmma is compiled and looked at, no more: the interpreter does not execute it.
+"""
 
 from __future__ import annotations
 

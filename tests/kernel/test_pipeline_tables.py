@@ -96,8 +96,8 @@ def test_silu_mul_moves_what_the_mlp_has_beside_its_products() -> None:
 
 REAL = {
     "embedding": {"T": 8, "d": 8192},
-    "rms_norm": {"T": 8, "d": 16384},
-    "add_rms_norm": {"T": 8, "d": 16384},
+    "rms_norm": {"T": 8, "d": 32767},
+    "add_rms_norm": {"T": 8, "d": 32768},
     "rope": {"T": 8, "H": 64, "K": 8, "D": 128, "r": 128},
     "silu_mul": {"T": 8, "I": 28672},
     "gemv": {"k": 8192, "n": 28672},
@@ -106,7 +106,11 @@ REAL = {
     "top_k_draw": {"T": 8, "V": 128256, "top_k": 50},
     **{form: {"T": 8, "K": 8, "D": 128, "Dv": 128, "page": 64} for form in PIPELINE if form.startswith("kv_append")},
 }
-INSTRUCTIONS = dict.fromkeys(PIPELINE, r"LDG\.E\.128") | {"top_k_draw": r"LDG\.E\.64", "gemv": r"LDG\.E\.\S*128"}
+INSTRUCTIONS = dict.fromkeys(PIPELINE, r"LDG\.E\.128") | {
+    "top_k_draw": r"LDG\.E\.64",
+    "gemv": r"LDG\.E\.\S*128",
+    "rms_norm": r"LDG\.E\.U16",
+}
 
 
 @needs_nvrtc
@@ -126,6 +130,7 @@ def test_nothing_spills_and_loads_are_wide(arch: str) -> None:
     ("name", "dtype", "sizes", "words"),
     [
         ("rope", "fp16", {"T": 1, "H": 1, "K": 1, "D": 64, "r": 65}, "rope cannot run with"),
+        ("rms_norm", "fp16", {"T": 1, "d": 40000}, "rms_norm cannot run with"),
         ("top_k_select", "fp16", {"T": 1, "V": 9, "top_k": 2000}, "top_k=2000"),
         ("kv_append", "fp16", {"T": 1, "K": 1, "D": 2048, "Dv": 0, "page": 4}, "kv_append cannot run"),
         ("gemv", "int8", {"k": 8, "n": 8}, "gemv does not support int8"),
