@@ -25,6 +25,7 @@ class Traffic(msgspec.Struct, frozen=True):
     loads, stores           bytes by buffer
     atomics                 operations by buffer
     mma                     matrix instructions, by shape and operand
+    multiply_adds           of q·k and of weights·v on the vector units, padding included; rescaling comes on top
     useful_mma_share        of the query rows that matrix instructions multiply, those that hold a query
     compulsory_cache_bytes  K and V (or the latent) once
     """
@@ -33,6 +34,7 @@ class Traffic(msgspec.Struct, frozen=True):
     stores: dict[str, int]
     atomics: dict[str, int]
     mma: dict[str, int]
+    multiply_adds: int
     useful_mma_share: float
     compulsory_cache_bytes: int
 
@@ -71,6 +73,7 @@ def traffic(plan: Plan) -> Traffic:
         stores=stores,
         atomics=atomics,
         mma=_mma(plan),
+        multiply_adds=_multiply_adds(plan),
         useful_mma_share=_useful_share(plan),
         compulsory_cache_bytes=_cache_bytes(plan),
     )
@@ -132,6 +135,17 @@ def _mma(plan: Plan) -> dict[str, int]:
         # 32 deep for bytes; the values are halves whatever q is.
         return {"m16n8k32.s8": tiles * 2 * D // 32, "m16n8k16.f16": tiles * D // 8}
     return {}
+
+
+def _multiply_adds(plan: Plan) -> int:
+    """One per row, dimension and key, for scores and again for values; keys are padded to whole tiles."""
+    if _mma(plan):
+        return 0
+    shape, tile = plan.shape, plan.geometry.tokens
+    padded = sum(int(ceil_div(length, tile)) * tile for length in split_lengths(plan))
+    # The baseline pads nothing, the original design only the tiles of keys.
+    keys = {"three_pass": 2 * shape.seq, "cached_attention": padded + shape.seq}.get(plan.kernel, 2 * padded)
+    return shape.batch * shape.heads * shape.head_dim * keys
 
 
 def _useful_share(plan: Plan) -> float:
