@@ -118,6 +118,11 @@ class Threads:
             return decode(bits)
         return decode(self.machine.constant(operand, storage, self))
 
+    def read_each(self, operand: Operand, kind: str) -> Array:
+        """The same, one per thread in any case."""
+        values = self.read(operand, kind)
+        return values if len(values) == self.n else np.broadcast_to(values, (self.n, *values.shape[1:]))
+
     def write(self, register: Operand, values: Array, kind: str) -> None:
         """Numbers of a PTX type to a register, which may be wider: signed ones are extended by their sign."""
         if type(register) is not Register:

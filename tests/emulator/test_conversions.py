@@ -108,6 +108,13 @@ def test_packing_and_unpacking() -> None:
     assert (found == ((bits >> 16 | bits << 16) - bits)).all()
 
 
+def test_packing_with_a_constant() -> None:
+    """bf16 to fp32 on sm_80, where no conversion exists."""
+    bits = F32.view(np.uint32)
+    body = "mov.b32 {%h1, %h2}, %a; mov.b32 %d, {0, %h2};"
+    assert (each_lane(body, bits, out=np.uint32) == (bits & 0xFFFF0000)).all()
+
+
 def test_a_swap_through_moves_keeps_both_values() -> None:
     body = (
         "mov.u32 %r1, %a; mov.u32 %r2, %b; mov.u32 %r3, %r1; mov.u32 %r1, %r2; mov.u32 %r2, %r3; sub.u32 %d, %r1, %r2;"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np  # noqa: TID253
@@ -80,29 +81,40 @@ class _Cvt:
         narrows = is_float(source) and is_float(to) and KINDS[source] != KINDS[to]
         if "rz" in instruction.modifiers and narrows:
             return _unknown_rounding
-        return bind(instruction, Rule(lambda value: converted(value, to, source, instruction), (source,), to))
+        return bind(instruction, Rule(conversion(to, source, instruction), (source,), to))
 
 
 def _unknown_rounding(threads: Any, instruction: Instruction) -> None:
     raise threads.fault("unknown", "the interpreter rounds floats to nearest, not .rz")
 
 
-def converted(value: Array, to: str, source: str, instruction: Instruction) -> Array:
-    """A number of one type as one of another: floats saturate to the range of integers, integers wrap."""
-    for name, rounding in _ROUNDED.items():
-        if instruction.has(name) and is_float(source):
-            value = rounding(value)
-    if is_float(to):
-        value = np.fmin(np.fmax(value, 0), 1) if instruction.has("sat") else value
-        value = np.maximum(value, 0) if instruction.has("relu") else value
-        return value.astype(np.float32) if to == "bf16" else value
+def conversion(to: str, source: str, instruction: Instruction) -> Callable[[Array], Array]:
+    """From numbers of one type to numbers of another: floats saturate to the range of integers, integers wrap."""
+    if not is_float(to):
+        return _to_integer(to, source, instruction)
+    rounding = next((_ROUNDED[name] for name in _ROUNDED if instruction.has(name) and is_float(source)), None)
+    saturates, relu, narrow = instruction.has("sat"), instruction.has("relu"), to == "bf16"
+    if rounding is None and not (saturates or relu or narrow):
+        return lambda value: value
+
+    def computed(value: Array) -> Array:
+        value = value if rounding is None else rounding(value)
+        value = np.fmin(np.fmax(value, 0), 1) if saturates else value
+        value = np.maximum(value, 0) if relu else value
+        return value.astype(np.float32) if narrow else value
+
+    return computed
+
+
+def _to_integer(to: str, source: str, instruction: Instruction) -> Callable[[Array], Array]:
     dtype = np.dtype(f"{'i' if to[0] == 's' else 'u'}{int(to[1:]) // 8}")
-    limits = np.iinfo(dtype)
     if is_float(source):
-        return _whole(value, dtype)
+        rounding = next((_ROUNDED[name] for name in _ROUNDED if instruction.has(name)), np.trunc)
+        return lambda value: _whole(rounding(value), dtype)
     if instruction.has("sat"):
-        return np.array([min(max(int(number), limits.min), limits.max) for number in value], dtype)
-    return value.astype(dtype)
+        limits = np.iinfo(dtype)
+        return lambda value: np.array([min(max(int(number), limits.min), limits.max) for number in value], dtype)
+    return lambda value: value.astype(dtype)
 
 
 def _whole(value: Array, dtype: np.dtype[Any]) -> Array:
@@ -122,9 +134,9 @@ def _cvt_pair(threads: Any, instruction: Instruction) -> None:
         _unknown_rounding(threads, instruction)
     operands = instruction.operands[1:]
     if source == "f32":
-        values = np.stack([np.broadcast_to(threads.read(o, "f32"), (threads.n,)) for o in operands[1::-1]], axis=1)
+        values = np.stack([threads.read_each(o, "f32") for o in operands[1::-1]], axis=1)
     elif source in _SMALL_VALUES:
-        octets = np.ascontiguousarray(np.broadcast_to(threads.read(operands[0], "b16"), (threads.n,)))
+        octets = np.ascontiguousarray(threads.read_each(operands[0], "b16"))
         values = _SMALL_VALUES[source](octets.view(np.uint8).reshape(-1, 2))
     else:
         values = threads.read(operands[0], source)

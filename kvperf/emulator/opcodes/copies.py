@@ -72,7 +72,7 @@ def bulk(threads: Any, instruction: Instruction) -> None:
     columns = (
         threads.address(target),
         threads.address(source),
-        np.broadcast_to(threads.read(size, "u32"), (threads.n,)),
+        threads.read_each(size, "u32"),
         threads.address(mbarrier),
     )
     for position in range(threads.n):

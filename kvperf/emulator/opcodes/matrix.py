@@ -39,8 +39,10 @@ def _whole(threads: Any) -> int:
 def _registers(threads: Any, operand: Any) -> Array:
     """The bits of a fragment: (warps, q, t, registers)."""
     parts = operand.parts if isinstance(operand, Vector) else (operand,)
-    columns = [np.broadcast_to(threads.read(part, "b32"), (threads.n,)) for part in parts]
-    return np.stack(columns, axis=1).reshape(-1, ROWS, 4, len(parts))
+    bits = np.empty((threads.n, len(parts)), np.uint32)
+    for number, part in enumerate(parts):
+        bits[:, number] = threads.read(part, "b32")
+    return bits.reshape(-1, ROWS, 4, len(parts))
 
 
 def rows_fragment(bits: Array, element: str) -> Array:

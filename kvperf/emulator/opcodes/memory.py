@@ -38,7 +38,7 @@ def st(threads: Any, instruction: Instruction) -> None:
     source, size, count = _shape(instruction, instruction.operands[1])
     address, space = threads.address(instruction.operands[0]), access.space_of(instruction)
     bits = f"b{8 * size // count}"
-    columns = [np.broadcast_to(threads.read(operand, bits), (threads.n,)) for operand in source]
+    columns = [threads.read_each(operand, bits) for operand in source]
     if count == 1:
         access.store(threads, space, address, size, columns[0])
         return

@@ -53,16 +53,11 @@ def _source_lanes(mode: str, lane: Array, amount: Array, clamp: Array) -> tuple[
     return np.where(inside, source, lane), inside
 
 
-def _per_thread(threads: Any, operand: Any, kind: str) -> Array:
-    values = threads.read(operand, kind)
-    return values if len(values) == threads.n else np.broadcast_to(values, (threads.n,))
-
-
 def shfl(threads: Any, instruction: Instruction) -> None:
     """`shfl.sync.mode d|p, a, lane, clamp, mask`."""
     destination, value, amount, clamp = instruction.operands[:4]
     mode = next(m for m in instruction.modifiers if m in ("up", "down", "bfly", "idx"))
-    bits = _per_thread(threads, value, "b32")
+    bits = threads.read_each(value, "b32")
     if threads.whole_warps and isinstance(amount, Immediate) and isinstance(clamp, Immediate):
         source, inside = _remembered_lanes(mode, amount.bits, clamp.bits)
         result = bits.reshape(-1, WARP)[:, source].reshape(-1)
@@ -107,7 +102,7 @@ def _lanes_where(threads: Any, holds: Array) -> Array:
 
 def vote(threads: Any, instruction: Instruction) -> None:
     """all, any, uni or ballot of a predicate over the lanes of the mask."""
-    holds = np.broadcast_to(threads.read(instruction.operands[1], "pred"), (threads.n,))
+    holds = threads.read_each(instruction.operands[1], "pred")
     true, taking_part = _lanes_where(threads, holds), _lanes_where(threads, np.ones(threads.n, bool))
     mode = next(m for m in instruction.modifiers if m in ("all", "any", "uni", "ballot"))
     if mode == "ballot":
@@ -120,7 +115,7 @@ def vote(threads: Any, instruction: Instruction) -> None:
 def redux(threads: Any, instruction: Instruction) -> None:
     """One reduction of integers over the warp."""
     kind = instruction.kind
-    values = np.broadcast_to(threads.read(instruction.operands[1], kind), (threads.n,))
+    values = threads.read_each(instruction.operands[1], kind)
     function = {
         "add": np.add,
         "min": np.minimum,
@@ -136,7 +131,7 @@ def redux(threads: Any, instruction: Instruction) -> None:
 def match(threads: Any, instruction: Instruction) -> None:
     """The lanes that hold the same value; `match.all`: all of them, if all do."""
     kind = instruction.kind
-    values = np.broadcast_to(threads.read(instruction.operands[1], kind), (threads.n,))
+    values = threads.read_each(instruction.operands[1], kind)
     masks = np.zeros(threads.n, np.uint32)
     for start, length in zip(*_by_warp(threads), strict=True):
         here = slice(start, start + length)
