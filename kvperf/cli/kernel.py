@@ -124,6 +124,47 @@ def compare(
         _table(views.ladder(accounts), format, output_file)
 
 
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[KERNEL]...", help="Kernels. [default: all]")] = None,
+    gpu: Gpu = "h100",
+    dtype: Dtype = "fp16",
+    seq: Annotated[int | None, typer.Option("--seq", help="Cached tokens. [default: around a tile, and 77]")] = None,
+    format: Format = "table",
+    output_file: Output = None,
+) -> None:
+    """Run kernels on the PTX interpreter: results against float64, requests against the closed form.
+
+    Exit code 1: a kernel is wrong.
+    """
+    import sys
+
+    from kvperf.hardware import load_gpu
+    from kvperf.kernel.catalogue import KERNELS
+    from kvperf.kernel.verify import verify as verified
+    from kvperf.render import kernel as views
+    from kvperf.render import output
+
+    found = verified(names or list(KERNELS), load_gpu(gpu), dtype, seq)
+    for message in found.left_out:
+        print(f"left out: {message}", file=sys.stderr)
+    if format == "json":
+        output.write(output.json_text(found), output_file)
+    elif format == "csv":
+        output.write(output.csv_text([_fields(v) for v in found.verdicts]), output_file)
+    else:
+        _table(views.verdicts(found.verdicts), format, output_file)
+    for v in found.verdicts:
+        if v.fault:
+            print(f"{v.kernel}, {v.schedule}, S {v.seq}: {v.fault}", file=sys.stderr)
+    if not found.right:
+        raise typer.Exit(1)
+
+
+def _fields(verdict: Any) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in verdict.__struct_fields__}
+
+
 def _shape(batch: int, heads: int, kv_heads: int, head_dim: int, seq: int, dtype: str) -> Shape:
     from kvperf.kernel.geometry import Shape
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from kvperf.kernel.account import KernelAccount, LaunchFacts
 from kvperf.kernel.catalogue import Kernel
 from kvperf.render.analysis import folded
 from kvperf.render.table import Table
 from kvperf.units import binary, decimal, significant
+
+if TYPE_CHECKING:
+    from kvperf.kernel.verify import Verdict
 
 
 def listing(kernels: list[Kernel]) -> Table:
@@ -60,6 +64,25 @@ def page(found: KernelAccount) -> str:
         parts += [folded(_launch_lines(launch)), "\n"]
     parts += [folded(_traffic_lines(found)), "\n", folded(_roof_lines(found))]
     return "".join(parts)
+
+
+def verdicts(found: tuple[Verdict, ...]) -> Table:
+    """One line a kernel: its trials, the worst error against its limit, requested bytes against the closed form."""
+    headers = ("kernel", "runs", "error", "limit", "cache bytes\nrequested", "cache bytes\npredicted", "verdict")
+    rows = []
+    for name in dict.fromkeys(v.kernel for v in found):
+        runs = [v for v in found if v.kernel == name]
+        wrong = [v for v in runs if v.verdict == "wrong"]
+        shown = max(wrong or runs, key=lambda v: v.error if v.error is not None and v.error == v.error else math.inf)
+        if any(v.requested_bytes is None for v in runs):
+            requested = "–"
+        else:
+            requested = f"{sum(v.requested_bytes or 0 for v in runs):,}"
+        error = "–" if shown.error is None else f"{shown.error:.1e}"
+        verdict = f"{len(wrong)} wrong" if wrong else "right"
+        predicted = f"{sum(v.predicted_bytes for v in runs):,}"
+        rows.append((name, str(len(runs)), error, f"{shown.limit:.1e}", requested, predicted, verdict))
+    return Table(headers, tuple(rows))
 
 
 def ladder(accounts: list[KernelAccount]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.kernel.attention import Case
+from kvperf.kernel.trial import Case
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from kvperf.kernel.catalogue import KERNELS, capability, kernel
 from kvperf.kernel.compile import Request, compile_many, disassemble
-from tests.kernel.attention import GPUS, Case, small
+from kvperf.kernel.trial import GPUS, Case, small
 from tests.kernel.test_attention import needs_nvrtc
 
 pytestmark = needs_nvrtc

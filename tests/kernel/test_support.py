@@ -8,7 +8,7 @@ from kvperf.errors import KvperfError
 from kvperf.kernel.catalogue import KERNELS, kernel, support
 from kvperf.kernel.geometry import Shape
 from kvperf.kernel.launch import choose_splits, plan
-from tests.kernel.attention import Case, architecture, small
+from kvperf.kernel.trial import Case, architecture, small
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""One kernel, run on the interpreter on operands made for it, and what it should have given."""
+"""One kernel, run on the interpreter on operands made for it, and what it should have given.
+
+Outputs and workspaces are poisoned before the run, and pages that no sequence owns are NaN: what a kernel must not
+read or leave unwritten shows in the result.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy as np  # noqa: TID253
 
-from kvperf.emulator import Counts, run
+from kvperf.emulator import Counts, Fault, run
 from kvperf.hardware import Architecture, load_gpu
 from kvperf.kernel import reference
 from kvperf.kernel.catalogue import KERNELS, kernel
@@ -31,7 +35,9 @@ def architecture(arch: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Case:
-    """What to run. `values`: random; rising (scores grow along S); constant (V is 1)."""
+    """What to run. `values`: random; rising (scores grow along S); constant (V is 1); neighbours (all K and V but those
+    of the first KV head are NaN).
+    """
 
     kernel: str
     dtype: str = "fp16"
@@ -146,6 +152,9 @@ def operands(case: Case) -> tuple[dict[str, Array], Array]:
             buffers[name] = reference.encode(x / unit, cache)
         k = reference.decode(buffers["k"], cache) * shape.k_scale
         v = reference.decode(buffers["v"], cache) * shape.v_scale
+    if case.values == "neighbours":
+        for name in {"k", "v", "latent", "k_scales", "v_scales"} & set(buffers):
+            buffers[name].reshape(-1, *buffers[name].shape[2:])[1:].view(np.uint8)[...] = 0xFF
     if case.kernel == "paged":
         buffers |= _paged(case, buffers, random)
     return buffers, reference.attention(q, k, v, scale)
@@ -201,7 +210,9 @@ def execute(case: Case, source: Path | None = None) -> Result:
         counts.append(_run(compiled.ptx, launch, arguments, names, case, initialised))
         initialised = dict.fromkeys(initialised, True)
     for name, spec in planned.workspace.items():
-        assert not spec.zeroed or not buffers[name].any(), f"{name} is not zero after the launch"
+        if spec.zeroed and buffers[name].any():
+            message = f"{planned.kernel}: {name} is not zero after the launch"
+            raise Fault("workspace", message, "the next call counts on zeros", buffer=name)
     return Result(planned, reference.decode(buffers["out"], out_dtype), expected, counts)
 
 
