@@ -14,6 +14,10 @@ install:
 test *arguments:
     OPENBLAS_NUM_THREADS=1 {{python}} -m pytest -n 2 --dist worksteal {{arguments}}
 
+# The test suite with every shape, schedule and injected fault of the kernels: much longer
+test-full *arguments:
+    KVPERF_TEST_FULL=1 OPENBLAS_NUM_THREADS=1 {{python}} -m pytest -n 2 --dist worksteal {{arguments}}
+
 # Style, formatting, types
 lint:
     {{python}} -m ruff check
