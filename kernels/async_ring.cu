@@ -5,7 +5,8 @@
 // What it changes against vector_loads.cu: loads of later tiles are outstanding during the arithmetic, too.
 // What it buys: bytes in flight that cost shared memory, not registers, so latency stays covered at any GROUP.
 //
-// q [B][H][D], k and v [B][Hkv][S][D], out [B][H][D]. grid (splits, Hkv, B), 128 threads, STAGES stages of dynamic shared.
+// q [B][H][D], k and v [B][Hkv][S][D], out [B][H][D].
+// grid (splits, Hkv, B), 128 threads, STAGES stages of dynamic shared memory.
 #include "ring.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -6,7 +6,8 @@
 // What it buys: issue slots and registers for the arithmetic, and copies that run ahead whatever the consumers do. It
 // needs sm_90 and keys that lie together, which [B][Hkv][S][D] gives.
 //
-// q [B][H][D], k and v [B][Hkv][S][D], out [B][H][D]. grid (splits, Hkv, B), 160 threads, STAGES stages of dynamic shared.
+// q [B][H][D], k and v [B][Hkv][S][D], out [B][H][D].
+// grid (splits, Hkv, B), 160 threads, STAGES stages of dynamic shared memory.
 #ifndef KEYS_IN_FLIGHT
 #define KEYS_IN_FLIGHT 4
 #endif

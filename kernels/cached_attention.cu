@@ -3,8 +3,8 @@
 // What it does: streams K through shared memory in tiles of 32 keys, keeps the whole row of scores in shared memory,
 // takes its softmax there, and streams V through the same tile buffer.
 // What it changes against three_pass.cu: the three passes are fused, so scores never leave the SM.
-// What it buys: one launch and no score traffic. It costs 4 bytes of shared memory per cached token, which caps S, and K/V
-// are still read once per *query* head: GROUP times too often.
+// What it buys: one launch and no score traffic. It costs 4 bytes of shared memory per cached token, which caps S, and
+// K/V are still read once per *query* head: GROUP times too often.
 //
 // q [B][H][D], k and v [B][Hkv][S][D], out [B][H][D].
 #include "ptx.cuh"

@@ -1,7 +1,7 @@
 // The original grid with an online softmax.
 //
-// What it does: one block of (32, 32) threads per batch and query head walks K and V together, tile by tile; the running
-// maximum and sum are corrected as larger scores turn up.
+// What it does: one block of (32, 32) threads per batch and query head walks K and V together, tile by tile; the
+// running maximum and sum are corrected as larger scores turn up.
 // What it changes against cached_attention.cu: no row of scores; each tile is scored, weighed and forgotten.
 // What it buys: shared memory that does not depend on S, so any S. Bytes are the same: K and V once per query head.
 //

@@ -5,7 +5,8 @@
 // What it changes against vector_loads.cu: the cache holds one byte per element and 4 bytes of scale per token.
 // What it buys: about half the bytes. It costs conversions, and twice the accumulators per thread.
 //
-// q [B][H][D], k and v [B][Hkv][S][D] int8, k_scales and v_scales [B][Hkv][S] fp32, out [B][H][D]. grid (splits, Hkv, B).
+// q [B][H][D], k and v [B][Hkv][S][D] int8, k_scales and v_scales [B][Hkv][S] fp32, out [B][H][D].
+// grid (splits, Hkv, B).
 #define LANE_DIMS 16
 #ifndef KEYS_IN_FLIGHT
 #define KEYS_IN_FLIGHT 4

@@ -1,9 +1,10 @@
 // INT8 keys against INT8 queries on the tensor cores.
 //
-// What it does: the query is quantised on arrival, one scale per row; scores are mma.sync.m16n8k32 on bytes, whose integer
-// sums are scaled once; values become halves in registers, on the way into mma.sync.m16n8k16.
+// What it does: the query is quantised on arrival, one scale per row; scores are mma.sync.m16n8k32 on bytes, whose
+// integer sums are scaled once; values become halves in registers, on the way into mma.sync.m16n8k16.
 // What it changes against int8_kv.cu: no key element is converted, and GROUP heads share an instruction.
-// What it buys: the halved bytes without the conversions of K, and a GROUP up to 16. It costs the rounding of the query.
+// What it buys: the halved bytes without the conversions of K, and a GROUP up to 16. It costs the rounding of the
+// query.
 //
 // q [B][H][D], k and v [B][Hkv][S][D] int8, k_scales and v_scales [B][Hkv][S] fp32, out [B][H][D].
 // grid (splits, Hkv, B), 32 * WARPS threads.

@@ -1,9 +1,9 @@
 // Multi-head latent attention, absorbed: every query head attends to one shared latent.
 //
-// What it does: the cache holds LATENT + ROPE numbers per token; all of them make the key, the first LATENT are also the
-// value. A block serves HEADS heads of one sequence; tiles of 32 tokens come through a cp.async ring.
-// What it changes against tensor_cores.cu: keys and values are the same bytes; 16 to 64 rows per block; the output is too
-// wide for one warp's registers, so each of the 8 warps accumulates 64 of its 512 dimensions for all rows.
+// What it does: the cache holds LATENT + ROPE numbers per token; all of them make the key, the first LATENT are also
+// the value. A block serves HEADS heads of one sequence; tiles of 32 tokens come through a cp.async ring.
+// What it changes against tensor_cores.cu: keys and values are the same bytes; 16 to 64 rows per block; the output is
+// too wide for one warp's registers, so each of the 8 warps accumulates 64 of its 512 dimensions for all rows.
 // What it buys: a token costs 1152 bytes for all heads together, and is read once per HEADS of them.
 //
 // q [B][heads][LATENT + ROPE], latent [B][S][LATENT + ROPE], out [B][heads][LATENT].
@@ -134,7 +134,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int key = 0; key < TILE; key += 16) {
       unsigned weight[M_TILES][4];
 #pragma unroll
-      for (int t = 0; t < M_TILES; t++) load_matrix(weight[t], &shared.weights[t * 16 + lane % 16][key + lane / 16 * 8]);
+      for (int t = 0; t < M_TILES; t++)
+        load_matrix(weight[t], &shared.weights[t * 16 + lane % 16][key + lane / 16 * 8]);
 #pragma unroll
       for (int n = 0; n < WARP_TILES; n += 2) {
         unsigned value[4];

@@ -57,7 +57,8 @@ template <int kOutputDim>
 DEVICE void combine_row(output* out, const float* partial_o, const float2* partial_ml, int row, int splits,
                         float2* pieces) {
   // Fetch the maxima and sums past L1, where another block's writes would not show.
-  for (int i = flat_thread(); i < splits; i += block_threads()) pieces[i] = __ldcg(partial_ml + (size_t)row * splits + i);
+  for (int i = flat_thread(); i < splits; i += block_threads())
+    pieces[i] = __ldcg(partial_ml + (size_t)row * splits + i);
   __syncthreads();
 
   // Find the common maximum.

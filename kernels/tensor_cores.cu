@@ -4,7 +4,8 @@
 // Each warp runs its own online softmax over its own tiles of 16 keys, from its own cp.async ring.
 // What it changes against async_ring.cu: scores and weighted values are matrix products, and several query tokens
 // (speculative decoding) can share one read of K and V.
-// What it buys: a key costs about as many instructions for 16 rows as it did for one. Rows that no head fills are wasted.
+// What it buys: a key costs about as many instructions for 16 rows as it did for one. Rows that no head fills are
+// wasted.
 //
 // q and out [B][QUERY_LEN][H][D], k and v [B][Hkv][S][D]; token i sees the first S - QUERY_LEN + i + 1 keys.
 // grid (splits, Hkv * M_TILES, B), 32 * WARPS threads.
