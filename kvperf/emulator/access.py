@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.formats import Array
 from kvperf.emulator.instruction import Instruction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.formats import Array
 

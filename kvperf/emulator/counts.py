@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.company import Company
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.counts import Counts
 from kvperf.emulator.fault import Fault

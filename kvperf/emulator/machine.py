@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.barriers import Barriers
 from kvperf.emulator.copies import Copies

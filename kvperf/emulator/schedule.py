@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.formats import Array
 

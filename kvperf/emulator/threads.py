@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.company import Company
 from kvperf.emulator.fault import Fault

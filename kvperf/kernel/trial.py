@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator import Counts, Fault, run
 from kvperf.hardware import Architecture, load_gpu

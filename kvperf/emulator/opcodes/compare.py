@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.formats import KINDS, Array, is_float
 from kvperf.emulator.instruction import Action, Instruction, Register, Vector

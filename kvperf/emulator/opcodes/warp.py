@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numpy as np  # noqa: TID253
+import numpy as np
 
 from kvperf.emulator.formats import Array
 from kvperf.emulator.instruction import Action, Immediate, Instruction, Vector
