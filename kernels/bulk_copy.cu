@@ -68,7 +68,7 @@ DEVICE void consume(Head (&heads)[GROUP], const GroupShared& shared, Stage* ring
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS + 32)
+extern "C" __global__ void __launch_bounds__(THREADS + 32, 1)
     bulk_copy(const element* q, const element* k, const element* v, output* out, float* partial_o,
               float2* partial_ml, int kv_heads, int seq, int split_tokens, float score_scale) {
   __shared__ GroupShared shared;
