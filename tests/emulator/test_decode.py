@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kvperf.emulator import SCHEDULES, Counts, Fault, run
-from tests.emulator.compiled import FOLDER, needs_nvrtc, ptx
+from tests.emulator.compiled import FOLDER, ptx
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 D, GROUP, KV_HEADS = 64, 3, 2

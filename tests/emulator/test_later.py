@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kvperf.emulator import SCHEDULES, run
-from tests.emulator.compiled import needs_nvrtc, ptx
+from tests.emulator.compiled import ptx
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 RANDOM = np.random.default_rng(4)

@@ -8,26 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kvperf.errors import KvperfError
-from kvperf.kernel import toolkit
 from kvperf.kernel.catalogue import KERNELS
 from kvperf.kernel.reference import relative_error
 from kvperf.kernel.traffic import traffic
 from kvperf.kernel.trial import Case, Result, execute, small
 from kvperf.kernel.verify import LIMIT, LIMIT_FP32, limit_of
+from tests.nvrtc import needs_nvrtc
 
 SCHEDULES = ("greedy", "forward", "reverse", "random")
 FULL = bool(os.environ.get("KVPERF_TEST_FULL"))
 
-
-def _has_nvrtc() -> bool:
-    try:
-        return bool(toolkit.nvrtc())
-    except KvperfError:
-        return False
-
-
-needs_nvrtc = pytest.mark.skipif(not _has_nvrtc(), reason="NVRTC is not installed (extra `kernels`)")
 pytestmark = needs_nvrtc
 
 

@@ -15,7 +15,7 @@ from kvperf.errors import KvperfError
 from kvperf.kernel import compile as compiler
 from kvperf.kernel import nvrtc, toolkit
 from kvperf.kernel.compile import ARCHITECTURES, Request, compile_kernel, compile_many, disassemble
-from tests.emulator.compiled import needs_nvrtc
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 ENTRY = 'extern "C" __global__ void '

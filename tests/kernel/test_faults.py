@@ -15,7 +15,7 @@ from kvperf.kernel.catalogue import kernel
 from kvperf.kernel.trial import execute
 from kvperf.kernel.verify import LIMIT, agrees
 from tests.kernel.faults import FAULTS, USUAL, Injected
-from tests.kernel.test_attention import needs_nvrtc
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 FULL = bool(os.environ.get("KVPERF_TEST_FULL"))

@@ -15,17 +15,8 @@ from kvperf.kernel import toolkit
 from kvperf.kernel.account import account
 from kvperf.kernel.catalogue import KERNELS
 from kvperf.kernel.geometry import Shape
+from tests.nvrtc import needs_nvrtc
 
-
-def has_nvrtc() -> bool:
-    try:
-        toolkit.nvrtc()
-    except KvperfError:
-        return False
-    return True
-
-
-needs_nvrtc = pytest.mark.skipif(not has_nvrtc(), reason="NVRTC is not installed (kvperf[kernels])")
 SHAPE = Shape(batch=4, heads=32, kv_heads=8, head_dim=128, seq=4096, dtype="bf16")
 
 

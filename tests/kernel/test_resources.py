@@ -9,7 +9,7 @@ import pytest
 from kvperf.kernel.catalogue import KERNELS, capability, kernel
 from kvperf.kernel.compile import Request, compile_many, disassemble
 from kvperf.kernel.trial import GPUS, Case, small
-from tests.kernel.test_attention import needs_nvrtc
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 FULL = bool(os.environ.get("KVPERF_TEST_FULL"))

@@ -18,7 +18,7 @@ from kvperf.hardware import load_gpu
 from kvperf.kernel import verify
 from kvperf.kernel.catalogue import KERNELS
 from kvperf.kernel.trial import Case, Result, execute
-from tests.kernel.test_attention import needs_nvrtc
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 
