@@ -25,6 +25,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     head_dim     width of q and of a key; 576 for MLA, whose one KV head is the latent
     dtype        of q and out, and of K and V unless the kernel has a cache format of its own
     page_tokens  tokens of a page, for paged
+    lengths      cached tokens of each sequence, for paged; None: seq of all. The longest is seq
     scale        on scores; None: 1/√head_dim
     k_scale …    of an FP8 cache
     """
@@ -37,6 +38,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "fp16"
     q_len: int = 1
     page_tokens: int = 64
+    lengths: tuple[int, ...] | None = None
     scale: float | None = None
     k_scale: float = 1.0
     v_scale: float = 1.0
@@ -55,6 +57,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.q_len} query tokens, {self.seq} cached ones", "the cache holds the new tokens, too"
             )
 
+        if self.lengths is not None and (
+            len(self.lengths) != self.batch or min(self.lengths) < 1 or max(self.lengths) != self.seq
+        ):
+            raise KvperfError(
+                f"lengths {self.lengths} of {self.batch} sequences with at most {self.seq} tokens",
+                "give one of at least 1 per sequence, the longest equal to seq",
+            )
+
     @property
     def group(self) -> int:
         """Query heads per KV head."""
@@ -68,6 +78,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     def score_scale(self) -> float:
         """What the kernels multiply scores by: they exponentiate to base 2."""
         return (self.scale if self.scale is not None else 1 / math.sqrt(self.head_dim)) * math.log2(math.e)
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """Cached tokens of each sequence."""
+        return self.lengths or (self.seq,) * self.batch
 
     @property
     def pages_per_sequence(self) -> int:
@@ -96,6 +111,8 @@ def of(chosen: Kernel, shape: Shape, shared_limit_bytes: int) -> Geometry:
         raise KvperfError(
             f"{chosen.name} takes one query token per sequence, not {shape.q_len}", "tensor_cores takes several"
         )
+    if shape.lengths is not None and chosen.name != "paged":
+        raise KvperfError(f"{chosen.name} takes sequences of one length", "paged takes a length for each")
     sizes = {"HEAD_DIM": shape.head_dim, "GROUP": shape.group}
     if chosen.name == "three_pass":
         return Geometry(FLASH_TILE, 1, (LANE_THREADS, 1, 1), sizes, {})

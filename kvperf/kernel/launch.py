@@ -140,7 +140,7 @@ def _launches(chosen: Kernel, shape: Shape, tile: Geometry, splits: int, tokens:
         return (Launch(chosen.name, (H, B, 1), (32, 32, 1), arguments, shared, dynamic),)
     operands = {
         "mla": ("q", "latent"),
-        "paged": ("q", "k", "v", "pages"),
+        "paged": ("q", "k", "v", "pages", "lengths"),
         "int8_kv": ("q", "k", "v", "k_scales", "v_scales"),
         "int8_mma": ("q", "k", "v", "k_scales", "v_scales"),
     }.get(chosen.name, ("q", "k", "v"))
@@ -153,7 +153,7 @@ def _launches(chosen: Kernel, shape: Shape, tile: Geometry, splits: int, tokens:
         arguments = (*buffers, "arrived", K, S, tokens, scale)
         return (Launch("split_kv_single", (splits, H, B), tile.block, arguments, shared, dynamic),)
     heads_of_grid = K * tile.row_tiles if chosen.shares else H
-    sizes = {"mla": (H, S), "paged": (K, S, shape.pages_per_sequence)}.get(chosen.name, (K, S))
+    sizes = {"mla": (H, S), "paged": (K, shape.pages_per_sequence)}.get(chosen.name, (K, S))
     scales = (scale, shape.k_scale, shape.v_scale) if chosen.cache == "fp8" else (scale,)
     arguments = (*buffers, *sizes, tokens, *scales)
     main = Launch(chosen.entries[0], (splits, heads_of_grid, B), tile.block, arguments, shared, dynamic)

@@ -11,10 +11,11 @@ from typing import Any
 Array = Any
 
 
-def attention(q: Array, k: Array, v: Array, scale: float) -> Array:
+def attention(q: Array, k: Array, v: Array, scale: float, lengths: tuple[int, ...] | None = None) -> Array:
     """softmax(scale · q kᵀ) v in float64.
 
-    q [B, Q, H, D], k [B, K, S, D], v [B, K, S, E] → [B, Q, H, E]. Token i of Q sees the first S - Q + i + 1 keys.
+    q [B, Q, H, D], k [B, K, S, D], v [B, K, S, E] → [B, Q, H, E]. Token i of Q sees the first S - Q + i + 1 keys
+    of a sequence of S tokens, the whole axis or those of `lengths` [B].
     """
     import numpy as np
 
@@ -22,8 +23,9 @@ def attention(q: Array, k: Array, v: Array, scale: float) -> Array:
     K, S = k.shape[1:3]
     grouped = q.astype(np.float64).reshape(B, Q, K, H // K, D)
     scores = np.einsum("bqkgd,bksd->bkqgs", grouped, k.astype(np.float64)) * scale
-    visible = np.arange(S) < S - Q + 1 + np.arange(Q)[:, None]
-    scores = np.where(visible[None, None, :, None, :], scores, -np.inf)
+    last = np.array(lengths or [S] * B)[:, None] - Q + np.arange(Q)
+    visible = np.arange(S) <= last[:, :, None]
+    scores = np.where(visible[:, None, :, None, :], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     out = np.einsum("bkqgs,bksd->bqkgd", weights, v.astype(np.float64))

@@ -79,19 +79,20 @@ def traffic(plan: Plan) -> Traffic:
     )
 
 
-def split_lengths(plan: Plan) -> list[int]:
-    """Tokens of each split: all whole but the last."""
-    whole, tokens = plan.splits - 1, plan.split_tokens
-    return [tokens] * whole + [plan.shape.seq - whole * tokens]
+def split_lengths(plan: Plan, seq: int | None = None) -> list[int]:
+    """Tokens of each split of a sequence: all whole but the last, and none past the end of a short one."""
+    seq, tokens = plan.shape.seq if seq is None else seq, plan.split_tokens
+    return [max(0, min(tokens, seq - i * tokens)) for i in range(plan.splits)]
 
 
 def _cache_bytes(plan: Plan) -> int:
-    """K and V once: 2·B·K·S·D elements, or B·S latents."""
+    """K and V once: 2·K·D elements of each cached token, or its latent."""
     shape = plan.shape
+    cached = sum(shape.sequences)
     if plan.kernel == "mla":
-        return shape.batch * shape.seq * (LATENT + ROPE) * HALF
+        return cached * (LATENT + ROPE) * HALF
     element = 1 if kernel(plan.kernel).cache else HALF
-    return 2 * shape.batch * shape.kv_heads * shape.seq * shape.head_dim * element
+    return 2 * cached * shape.kv_heads * shape.head_dim * element
 
 
 def _operands(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
@@ -110,9 +111,11 @@ def _operands(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
         scales = shape.batch * shape.kv_heads * shape.seq * WORD
         loads |= {"k_scales": scales, "v_scales": scales}
     if plan.kernel == "paged":
-        # Every thread looks up the page of every tile.
-        tiles = sum(int(ceil_div(length, tile.tokens)) for length in split_lengths(plan))
-        loads["pages"] = shape.batch * shape.kv_heads * tiles * tile.block[0] * WORD
+        # Every thread looks up the sequence's length and the page of every tile.
+        threads = shape.kv_heads * tile.block[0]
+        splits = [length for seq in shape.sequences for length in split_lengths(plan, seq)]
+        loads["pages"] = sum(int(ceil_div(length, tile.tokens)) for length in splits) * threads * WORD
+        loads["lengths"] = len(splits) * threads * WORD
     element = WORD if plan.defines["OUTPUT_FP32"] else HALF
     return loads, {"out": rows * shape.output_dim * element}
 
@@ -142,10 +145,11 @@ def _multiply_adds(plan: Plan) -> int:
     if _mma(plan):
         return 0
     shape, tile = plan.shape, plan.geometry.tokens
-    padded = sum(int(ceil_div(length, tile)) * tile for length in split_lengths(plan))
+    lengths = [length for seq in shape.sequences for length in split_lengths(plan, seq)]
+    padded, cached = sum(int(ceil_div(length, tile)) * tile for length in lengths), sum(shape.sequences)
     # The baseline pads nothing, the original design only the tiles of keys.
-    keys = {"three_pass": 2 * shape.seq, "cached_attention": padded + shape.seq}.get(plan.kernel, 2 * padded)
-    return shape.batch * shape.heads * shape.head_dim * keys
+    keys = {"three_pass": 2 * cached, "cached_attention": padded + cached}.get(plan.kernel, 2 * padded)
+    return shape.heads * shape.head_dim * keys
 
 
 def _useful_share(plan: Plan) -> float:

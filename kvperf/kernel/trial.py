@@ -54,6 +54,7 @@ class Case:
     sms: int = 4
     arch: str = "90"
     resident_blocks: int | None = None
+    lengths: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -68,6 +69,7 @@ class Case:
             q_len=self.q_len,
             k_scale=0.25 if fp8 else 1,
             v_scale=0.5 if fp8 else 1,
+            lengths=self.lengths,
         )
 
     @property
@@ -157,7 +159,7 @@ def operands(case: Case) -> tuple[dict[str, Array], Array]:
             buffers[name].reshape(-1, *buffers[name].shape[2:])[1:].view(np.uint8)[...] = 0xFF
     if case.kernel == "paged":
         buffers |= _paged(case, buffers, random)
-    return buffers, reference.attention(q, k, v, scale)
+    return buffers, reference.attention(q, k, v, scale, shape.sequences)
 
 
 def _paged(case: Case, buffers: dict[str, Array], random: np.random.Generator) -> dict[str, Array]:
@@ -166,14 +168,14 @@ def _paged(case: Case, buffers: dict[str, Array], random: np.random.Generator) -
     page, count = shape.page_tokens, shape.pages_per_sequence
     pool = shape.batch * count + 3
     table = random.permutation(pool)[: shape.batch * count].reshape(shape.batch, count).astype(np.int32)
-    found = {"pages": table}
+    found = {"pages": table, "lengths": np.array(shape.sequences, np.int32)}
     for name in ("k", "v"):
         dense = buffers[name]
         pages = np.full((pool, shape.kv_heads, page, shape.head_dim), np.nan)
         pages = reference.encode(pages, shape.dtype)
         for batch in range(shape.batch):
             for i in range(count):
-                part = dense[batch, :, i * page : (i + 1) * page]
+                part = dense[batch, :, i * page : min((i + 1) * page, shape.sequences[batch])]
                 pages[table[batch, i], :, : part.shape[1]] = part
         found[name] = pages
     return found

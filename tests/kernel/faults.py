@@ -41,6 +41,7 @@ MATRIX = Case("tensor_cores", seq=300)
 TOKENS = Case("tensor_cores", seq=300, q_len=3)
 PAGED = Case("paged", seq=300, group=2)
 PAGED_FULL = Case("paged", seq=256, group=2, kv_heads=1)
+PAGED_RAGGED = Case("paged", seq=256, group=2, kv_heads=1, batch=3, lengths=(256, 3, 130), splits=3)
 MLA = Case("mla", head_dim=576, group=16, kv_heads=1, seq=77)
 MLA_RISING = Case("mla", head_dim=576, group=16, kv_heads=1, seq=77, values="rising")
 INT8 = Case("int8_kv", seq=77, group=2)
@@ -187,6 +188,7 @@ FAULTS = [
             "the first page for all": (" page = table[(tile + TILE) / PAGE]", " page = table[0]"),
         },
     ),
+    *_in("paged.cu", PAGED_RAGGED, {"the first length for all": ("lengths[batch]", "lengths[0]")}),
     *_in("paged.cu", PAGED_FULL, {"a page beyond the table": ("if (tile + TILE < last) page", "page")}),
     *_in(
         "int8_kv.cu",

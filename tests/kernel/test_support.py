@@ -65,6 +65,17 @@ def test_only_tensor_cores_take_several_query_tokens() -> None:
         Case("flash", q_len=2).plan  # noqa: B018
 
 
+def test_only_pages_take_a_length_for_each_sequence() -> None:
+    with pytest.raises(KvperfError, match="sequences of one length"):
+        Case("vector_loads", batch=2, seq=9, lengths=(9, 3)).plan  # noqa: B018
+
+
+@pytest.mark.parametrize("lengths", [(9,), (9, 0), (9, 10), (8, 3)])
+def test_lengths_fit_the_batch_and_the_longest(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(KvperfError, match="of 2 sequences with at most 9 tokens"):
+        Case("paged", batch=2, seq=9, lengths=lengths).plan  # noqa: B018
+
+
 def test_a_page_must_hold_whole_tiles() -> None:
     shape = Shape(batch=1, heads=4, kv_heads=4, head_dim=64, seq=100, page_tokens=16)
     with pytest.raises(KvperfError, match="does not hold whole tiles of 64"):
