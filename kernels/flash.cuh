@@ -7,6 +7,8 @@
 #define THREADS 1024
 #define TILE_WORDS (TILE * HEAD_DIM / 2)
 #define KEY_GROUPS (THREADS / HEAD_DIM)   // threads that share one output dimension
+#define THREAD_WORDS (TILE_WORDS / THREADS)
+static_assert(TILE_WORDS % THREADS == 0, "every thread loads as many words of a tile");
 
 struct FlashShared {
   float query[HEAD_DIM];
@@ -31,13 +33,23 @@ DEVICE Softmax flash_attend(FlashShared& shared, const element* query, const ele
 
   Softmax softmax = {LOWEST, 0, 0};
   for (int tile = first; tile < last; tile += TILE) {
-    // Load a tile of keys and the values with it; rows past the end become zeros.
+    // Start all loads of a tile of keys and of its values; rows past the end become zeros.
     const unsigned* key_words = reinterpret_cast<const unsigned*>(keys + (size_t)tile * HEAD_DIM);
     const unsigned* value_words = reinterpret_cast<const unsigned*>(values + (size_t)tile * HEAD_DIM);
     int valid = min(TILE, last - tile) * (HEAD_DIM / 2);
-    for (int i = thread; i < TILE_WORDS; i += THREADS) {
-      shared.keys[i] = i < valid ? key_words[i] : 0;
-      shared.values[i] = i < valid ? value_words[i] : 0;
+    unsigned key[THREAD_WORDS], value[THREAD_WORDS];
+#pragma unroll
+    for (int j = 0; j < THREAD_WORDS; j++) {
+      int i = thread + j * THREADS;
+      key[j] = i < valid ? key_words[i] : 0;
+      value[j] = i < valid ? value_words[i] : 0;
+    }
+
+    // Lay them down for the block.
+#pragma unroll
+    for (int j = 0; j < THREAD_WORDS; j++) {
+      shared.keys[thread + j * THREADS] = key[j];
+      shared.values[thread + j * THREADS] = value[j];
     }
     __syncthreads();
 

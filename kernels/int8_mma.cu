@@ -103,7 +103,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
   const float* lane_scales = (lane < 16 ? k_scales : v_scales) + (size_t)kv_row * seq + lane % 16;
   float next_scale = load_scale(lane_scales + first_tile, first_tile + lane % 16 < last);
 
-  float o[N_TILES][4] = {}, m[2] = {LOWEST, LOWEST}, l[2] = {0, 0};
+  // `o` is counted in `unit`, the largest weight times scale so far, `l` in 1.
+  float o[N_TILES][4] = {}, m[2] = {LOWEST, LOWEST}, l[2] = {0, 0}, unit[2] = {0, 0};
   int stage = 0;
   for (int tile = first_tile; tile < last; tile += step) {
     // Wait for the oldest tile, then start the copies of the one STAGES - 1 ahead into the stage used last.
@@ -142,7 +143,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
       m[r] = highest[r], l[r] *= rescale[r];
     }
 
-    // Exponentiate, sum, and give each weight the scale of its value.
+    // Exponentiate, sum, and give each weight the scale of its value; above 0, so that there is a unit to divide by.
+    float largest[2] = {1e-30f, 1e-30f};
 #pragma unroll
     for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -150,7 +152,21 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
         float p = exp2_approx(weight[n][i] - m[i / 2]);
         l[i / 2] += p;
         weight[n][i] = p * __shfl_sync(FULL_WARP, scale, 16 + n * 8 + fragment_column + i % 2);
+        largest[i / 2] = fmaxf(largest[i / 2], weight[n][i]);
       }
+
+    // Raise each row's unit: as halves, weights in 1 would underflow where values are small or one key has it all.
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      float before = unit[r] * rescale[r];
+      unit[r] = fmaxf(before, max_over<4>(largest[r]));
+      inverse[r] = __fdividef(1, unit[r]), rescale[r] = before * inverse[r];
+    }
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) weight[n][i] *= inverse[i / 2];
     unsigned packed[4] = {pack_halves(weight[0][0], weight[0][1]), pack_halves(weight[0][2], weight[0][3]),
                           pack_halves(weight[1][0], weight[1][1]), pack_halves(weight[1][2], weight[1][3])};
 
@@ -186,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)
 #pragma unroll
       for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++) mine[n * 8 + (fragment_column + i) * 4 + j] = o[n + j][2 * r + i];
+        for (int j = 0; j < 4; j++) mine[n * 8 + (fragment_column + i) * 4 + j] = o[n + j][2 * r + i] * unit[r];
     l[r] = sum_over<4>(l[r]);
     if (lane % 4 == 0) all_m[warp][row] = m[r], all_l[warp][row] = l[r];
   }

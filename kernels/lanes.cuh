@@ -16,6 +16,8 @@
 #define TILE (OWNERS * KEYS_IN_FLIGHT)
 static_assert(LANES <= 32 && 32 % LANES == 0, "a key must fit a warp");
 
+// A query lies in the order in which it is read: the first four dimensions of every lane, then the next four, so that
+// the lanes of a key meet different banks.
 struct GroupShared {
   float4 query[GROUP][HEAD_DIM / 4];
   float o[OWNERS][HEAD_DIM];
@@ -37,6 +39,10 @@ struct Keys {
 
 DEVICE int owner_of(int thread) { return thread / LANES; }
 DEVICE int first_dim_of(int thread) { return thread % LANES * LANE_DIMS; }
+DEVICE int query_place_of(int dim) {
+  int lane = dim / LANE_DIMS, four = dim % LANE_DIMS / 4;
+  return (four * LANES + lane) * 4 + dim % 4;
+}
 
 #if LANE_DIMS == 8
 DEVICE void unpack_cached(uint4 packed, float (&x)[LANE_DIMS]) { unpack(packed, x); }
@@ -47,7 +53,8 @@ DEVICE void unpack_cached(uint4 packed, float (&x)[LANE_DIMS]);   // the quantis
 // Load the query heads of the group, scaled once, and start their softmaxes.
 DEVICE void start_heads(GroupShared& shared, Head (&heads)[GROUP], const element* q, float score_scale) {
   float* query = reinterpret_cast<float*>(shared.query);
-  for (int i = flat_thread(); i < GROUP * HEAD_DIM; i += block_threads()) query[i] = to_float(q[i]) * score_scale;
+  for (int i = flat_thread(); i < GROUP * HEAD_DIM; i += block_threads())
+    query[i / HEAD_DIM * HEAD_DIM + query_place_of(i % HEAD_DIM)] = to_float(q[i]) * score_scale;
 #pragma unroll
   for (int g = 0; g < GROUP; g++) {
     heads[g].m = LOWEST, heads[g].l = 0;
@@ -59,7 +66,7 @@ DEVICE void start_heads(GroupShared& shared, Head (&heads)[GROUP], const element
 
 // Fold a few keys and their values into the softmax of every query head.
 DEVICE void attend(Head (&heads)[GROUP], const GroupShared& shared, const Keys& keys) {
-  int first_float4 = first_dim_of(threadIdx.x) / 4;
+  int lane = threadIdx.x % LANES;
 
   // Score each key against each head: a lane multiplies its dimensions, the owner's lanes add up.
   float weight[KEYS_IN_FLIGHT][GROUP];
@@ -72,7 +79,7 @@ DEVICE void attend(Head (&heads)[GROUP], const GroupShared& shared, const Keys& 
       float score = 0;
 #pragma unroll
       for (int i = 0; i < LANE_DIMS; i += 4) {
-        float4 query = shared.query[g][first_float4 + i / 4];
+        float4 query = shared.query[g][i / 4 * LANES + lane];
         score += query.x * key[i] + query.y * key[i + 1] + query.z * key[i + 2] + query.w * key[i + 3];
       }
       weight[u][g] = sum_over<LANES>(score) * keys.key_scale[u] + keys.penalty[u];

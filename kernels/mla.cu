@@ -27,6 +27,7 @@
 #define M_TILES (HEADS / 16)
 #define WARP_TILES (LATENT / WARPS / 8)   // output instructions along one warp's dimensions
 #define WARP_ROWS (HEADS / WARPS)         // rows whose softmax one warp takes
+#define JOB_KEYS (M_TILES * TILE / WARPS < 8 ? 8 : M_TILES * TILE / WARPS)   // keys that a warp scores at a time
 #define STRIDE (TILE + 8)                 // padded, so that rows start at different banks
 
 struct Shared {
@@ -51,24 +52,34 @@ DEVICE void copy_rows(element* tile, const element* source, int rows, int valid)
   }
 }
 
-// Scores of all rows against the tile: each warp takes 16 rows by 8 keys at a time.
+// Scores of all rows against the tile: a job of a warp is 16 rows by JOB_KEYS keys, for which it reads the rows once.
 DEVICE void score_tile(Shared& shared, element* tile) {
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int job = warp; job < M_TILES * TILE / 8; job += WARPS) {
-    int row = job % M_TILES * 16, key = job / M_TILES * 8;
-    float score[4] = {};
+  int lane = threadIdx.x % 32, job = threadIdx.x / 32;
+  if (job >= M_TILES * TILE / JOB_KEYS) return;
+  int row = job % M_TILES * 16, key = job / M_TILES * JOB_KEYS;
+
+  // Multiply and add.
+  float score[JOB_KEYS / 8][4] = {};
 #pragma unroll 6
-    for (int chunk = 0; chunk < KEY_CHUNKS; chunk += 4) {
-      unsigned first[4], second[4], keys[4];
-      load_matrix(first, swizzled(shared.query, row + lane % 16, chunk + lane / 16));
-      load_matrix(second, swizzled(shared.query, row + lane % 16, chunk + 2 + lane / 16));
-      load_matrix(keys, swizzled(tile, key + lane % 8, chunk + lane / 8));
-      multiply(score, first, keys[0], keys[1]);
-      multiply(score, second, keys[2], keys[3]);
+  for (int chunk = 0; chunk < KEY_CHUNKS; chunk += 4) {
+    unsigned first[4], second[4];
+    load_matrix(first, swizzled(shared.query, row + lane % 16, chunk + lane / 16));
+    load_matrix(second, swizzled(shared.query, row + lane % 16, chunk + 2 + lane / 16));
+#pragma unroll
+    for (int n = 0; n < JOB_KEYS / 8; n++) {
+      unsigned keys[4];
+      load_matrix(keys, swizzled(tile, key + n * 8 + lane % 8, chunk + lane / 8));
+      multiply(score[n], first, keys[0], keys[1]);
+      multiply(score[n], second, keys[2], keys[3]);
     }
-    float* mine = &shared.scores[row + lane / 4][key + lane % 4 * 2];
-    mine[0] = score[0], mine[1] = score[1];
-    mine[8 * STRIDE] = score[2], mine[8 * STRIDE + 1] = score[3];
+  }
+
+  // Lay them down for the softmax.
+#pragma unroll
+  for (int n = 0; n < JOB_KEYS / 8; n++) {
+    float2* mine = reinterpret_cast<float2*>(&shared.scores[row + lane / 4][key + n * 8 + lane % 4 * 2]);
+    mine[0] = make_float2(score[n][0], score[n][1]);
+    mine[4 * STRIDE] = make_float2(score[n][2], score[n][3]);
   }
 }
 

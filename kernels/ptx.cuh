@@ -59,6 +59,21 @@ DEVICE void unpack(uint4 packed, float (&x)[8]) {
   x[4] = low_of(packed.z), x[5] = high_of(packed.z), x[6] = low_of(packed.w), x[7] = high_of(packed.w);
 }
 
+// Nanoseconds of the GPU's own timer, which all SMs share.
+DEVICE unsigned long long nanoseconds() {
+  unsigned long long now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+// Count this thread in, and say whether it is the last of `count`; the last one leaves zero for the next launch.
+// Fences are the caller's.
+DEVICE bool arrives_last(int* counter, int count) {
+  bool last = atomicAdd(counter, 1) == count - 1;
+  if (last) *counter = 0;
+  return last;
+}
+
 // 2^x in one instruction of the special function unit.
 DEVICE float exp2_approx(float x) {
   float y;

@@ -80,16 +80,13 @@ DEVICE void combine_row(output* out, const float* partial_o, const float2* parti
 
 // Whether this block is the last of `blocks` to arrive at the counter; the last one also resets it.
 DEVICE bool last_to_arrive(int* counter, int blocks) {
-  __shared__ int ticket;
+  __shared__ int last;
   __threadfence();
   __syncthreads();
-  if (flat_thread() == 0) {
-    ticket = atomicAdd(counter, 1);
-    if (ticket == blocks - 1) *counter = 0;
-  }
+  if (flat_thread() == 0) last = arrives_last(counter, blocks);
   __syncthreads();
   __threadfence();
-  return ticket == blocks - 1;
+  return last;
 }
 
 #ifndef OUTPUT_DIM

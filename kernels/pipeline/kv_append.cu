@@ -32,7 +32,8 @@ struct Int8 {
   static constexpr bool kScaled = true;
   static constexpr float kLargest = 127;
   static DEVICE unsigned pair(float low, float high) { return one(low) | one(high) << 8; }
-  static DEVICE unsigned one(float x) { return __float2int_rn(fmaxf(-127, fminf(127, x))) & 0xff; }
+  // Bounds are those of integers: a NaN has become 0 by then.
+  static DEVICE unsigned one(float x) { return max(-127, min(127, __float2int_rn(x))) & 0xff; }
 };
 struct E4m3 {
   typedef unsigned char stored;

@@ -12,10 +12,10 @@ DEVICE uint4 load_l2(const void* address) {
   return x;
 }
 
-// Read 16 bytes of shared memory, each time anew.
+// Read 16 bytes of shared memory, each time anew: volatile, or the assembler keeps one of several equal loads.
 DEVICE uint4 load_shared(unsigned address) {
   uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
                : "r"(address));
   return x;

@@ -6,6 +6,7 @@
 // every thread reads the token's position (4 bytes each, one sector a warp).
 //
 // q [T][Q_HEADS][HEAD_DIM], k [T][KV_HEADS][HEAD_DIM], positions [T] int32, table [positions][ROTARY]. grid T.
+// Q_STRIDE and K_STRIDE are elements from one token to the next where q and k are parts of a wider row.
 #include "pipeline/rows.cuh"
 
 #define PIECE (ROTARY % 16 == 0 ? PIECE_OF(HEAD_DIM) : 1)
@@ -14,11 +15,23 @@
 #define REST (HEAD_DIM - ROTARY)
 static_assert(ROTARY % 2 == 0 && 0 < ROTARY && ROTARY <= HEAD_DIM, "ROTARY is an even part of HEAD_DIM");
 
+#ifndef Q_STRIDE
+#define Q_STRIDE (Q_HEADS * HEAD_DIM)
+#endif
+#ifndef K_STRIDE
+#define K_STRIDE (KV_HEADS * HEAD_DIM)
+#endif
+
 // Where a head of this token starts, queries first.
-template <typename Element> DEVICE Element* head_of(Element* q, Element* k, int head) {
-  int token = blockIdx.x;
-  return head < Q_HEADS ? q + ((size_t)token * Q_HEADS + head) * HEAD_DIM
-                        : k + ((size_t)token * KV_HEADS + head - Q_HEADS) * HEAD_DIM;
+template <int kQueries, int kKeys, typename Element> DEVICE Element* head_of(Element* q, Element* k, int head) {
+  size_t token = blockIdx.x;
+  return head < Q_HEADS ? q + token * kQueries + head * HEAD_DIM : k + token * kKeys + (head - Q_HEADS) * HEAD_DIM;
+}
+DEVICE const element* from_head(const element* q, const element* k, int head) {
+  return head_of<Q_STRIDE, K_STRIDE>(q, k, head);
+}
+DEVICE element* to_head(element* q, element* k, int head) {
+  return head_of<Q_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM>(q, k, head);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -34,8 +47,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   // Rotate the pairs, a piece of each half at a time.
   for (int i = threadIdx.x; i < HEADS * (HALF / PIECE); i += THREADS) {
     int head = i / (HALF / PIECE), pair = i % (HALF / PIECE) * PIECE;
-    const element* from = head_of(q, k, head) + pair;
-    element* to = head_of(q_out, k_out, head) + pair;
+    const element* from = from_head(q, k, head) + pair;
+    element* to = to_head(q_out, k_out, head) + pair;
     float x[PIECE], y[PIECE], rotated_x[PIECE], rotated_y[PIECE];
     load_piece(from, x);
     load_piece(from + HALF, y);
@@ -53,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   // Copy the elements that are not rotated.
   for (int i = threadIdx.x; i < HEADS * (REST / PIECE); i += THREADS) {
     int head = i / (REST / PIECE), at = ROTARY + i % (REST / PIECE) * PIECE;
-    copy_piece<PIECE>(head_of(q_out, k_out, head) + at, head_of(q, k, head) + at);
+    copy_piece<PIECE>(to_head(q_out, k_out, head) + at, from_head(q, k, head) + at);
   }
 #endif
 }

@@ -11,7 +11,7 @@
 // Bytes, T rows of V logits: `argmax` reads the logits once, `top_k_select` twice (once more for each further digit,
 // the second time from L2) and writes 8 * TOP_K a stretch, which `top_k_draw` reads. An id is 8 bytes.
 //
-// logits [T][VOCABULARY] fp32, ids [T] int64. `stretch`, logits of a block, is a multiple of 4. grid (splits, T).
+// logits [T][VOCABULARY] fp32, ids [T] int64. `stretch`, logits of a block, is a multiple of 4. grid (T, splits).
 #include "pipeline/rows.cuh"
 
 #define PIECE FP32_PIECE_OF(VOCABULARY)
@@ -60,7 +60,7 @@ template <typename Visit> DEVICE void for_each_key(const float* row, int first, 
 extern "C" __global__ void __launch_bounds__(THREADS)
     argmax(const float* logits, long long* ids, key* best, int* arrived, int stretch) {
   __shared__ key maxima[WARPS];
-  int row = blockIdx.y, first = blockIdx.x * stretch, last = min(first + stretch, VOCABULARY);
+  int row = blockIdx.x, first = blockIdx.y * stretch, last = min(first + stretch, VOCABULARY);
 
   // Find the largest key of the stretch.
   key largest = 0;
@@ -73,16 +73,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
   for (int warp = 1; warp < WARPS; warp++) largest = max(largest, maxima[warp]);
 
-  if (gridDim.x > 1) {
+  if (gridDim.y > 1) {
     // Hand it in; go on if all other stretches of the row have been handed in.
     atomicMax(best + row, largest);
     __threadfence();
-    if (atomicAdd(arrived + row, 1) < (int)gridDim.x - 1) return;
+    if (!arrives_last(arrived + row, gridDim.y)) return;
 
-    // Take the largest of the row, and leave zeros for the next launch.
+    // Take the largest of the row, and leave zero for the next launch.
     __threadfence();
     largest = atomicExch(best + row, 0ull);
-    arrived[row] = 0;
   }
   ids[row] = index_of(largest);
 }
@@ -153,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __shared__ int histogram[BINS];
   __shared__ key keys[SORTED];
   __shared__ int collected;
-  int row = blockIdx.y, first = blockIdx.x * stretch, last = min(first + stretch, VOCABULARY);
+  int row = blockIdx.x, first = blockIdx.y * stretch, last = min(first + stretch, VOCABULARY);
   const float* row_logits = logits + (size_t)row * VOCABULARY;
   if (threadIdx.x == 0) collected = 0;
 
@@ -182,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   sort(keys, count);
 
   // Keep the TOP_K largest.
-  kept += ((size_t)row * gridDim.x + blockIdx.x) * TOP_K;
+  kept += ((size_t)row * gridDim.y + blockIdx.y) * TOP_K;
   for (int i = threadIdx.x; i < TOP_K; i += THREADS) kept[i] = i < count ? keys[i] : 0;
 }
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from kvperf.errors import KvperfError, unknown_name
+from kvperf.errors import unknown_name
 from kvperf.files import folder
 
 Strategy = Literal[
@@ -233,8 +233,9 @@ _LADDER = (
         name="persistent",
         title="blocks that stay until all pieces of the work are done",
         against="async_ring",
-        changes="the grid is the GPU's size, not the problem's; whoever finishes a KV head combines it",
-        buys="one launch, no block start-up per piece",
+        changes="the grid is no larger than the GPU runs at once; a block takes piece after piece, and the last block "
+        "of a KV head combines it",
+        buys="one launch; no block start-up per piece where there are more pieces than blocks",
         strategies=(
             "fusion",
             "tiling",
@@ -256,41 +257,3 @@ def kernel(name: str) -> Kernel:
     if found is None:
         raise unknown_name("kernel", name, KERNELS, "kvperf kernel list")
     return found
-
-
-def support(name: str, dtype: str, head_dim: int, group: int, arch: str) -> Support:
-    """The row of the support table that covers this, or a KvperfError that says what it fails on.
-
-    `dtype` is that of q; `arch` is as the compiler takes it ("80" … "90a" … "120").
-    """
-    chosen = kernel(name)
-    rows = chosen.support
-    dtypes = sorted({d for row in rows for d in row.dtypes})
-    head_dims = sorted({d for row in rows for d in row.head_dims})
-    if dtype not in dtypes:
-        raise KvperfError(f"{name} does not take {dtype} queries", f"it takes {' and '.join(dtypes)}")
-    if head_dim not in head_dims:
-        hint = f"it takes {', '.join(map(str, head_dims))}"
-        raise KvperfError(f"{name} does not take head_dim {head_dim}", hint)
-    rows = [row for row in rows if dtype in row.dtypes and head_dim in row.head_dims]
-    most = max(row.max_group for row in rows)
-    if not 1 <= group <= most:
-        wider = [k.name for k in _LADDER if any(head_dim in r.head_dims and r.max_group >= group for r in k.support)]
-        hint = f"{', '.join(wider)} can" if wider and group > 0 else f"use 1 to {most}"
-        raise KvperfError(f"{name} takes up to {most} query heads per KV head, not {group}", hint)
-    rows = [row for row in rows if row.max_group >= group]
-    lowest = min(row.min_capability for row in rows)
-    if capability(arch) < lowest:
-        raise KvperfError(f"{name} needs sm_{lowest} or later, not sm_{arch}", _without(lowest))
-    return next(row for row in rows if row.min_capability <= capability(arch))
-
-
-def capability(arch: str) -> int:
-    """Compute capability times ten: 90 for "90a"."""
-    return int(arch.removeprefix("sm_").rstrip("af"))
-
-
-def _without(needed: int) -> str:
-    if needed == 89:
-        return "e4m3 conversions came with sm_89; int8_kv halves the bytes, too"
-    return "bulk copies and their barriers came with sm_90; async_ring is the same ring with cp.async"

@@ -49,7 +49,7 @@ _MMA: dict[str, Any] = {
     "where": {"threads": "256", "sums": "8", "products": "per_sm*sms*threads//32*repeats*sums"},
     "macros": {"ACCUMULATORS": "sums"},
     "arguments": {"repeats": "repeats"},
-    "loads": (Buffer("fragments", "24*per_sm*sms*threads"),),
+    "loads": (Buffer("fragments", "(16 + 8*sums)*per_sm*sms*threads"),),
     "measures": "flop",
 }
 _MMA_16 = {"mma": "products", "flop": "products * 2*16*8*16"}
@@ -150,18 +150,17 @@ _TABLE = (
     Declared(
         **_with(_MMA, macros={"ACCUMULATORS": "sums", "OPERAND_E4M3": "1"}),
         name="mma_sync_e4m3",
-        what="mma.sync on e4m3, sums in fp32, 8 a warp; sm_90 and sm_100 lack it, there the compiler multiplies halves",
+        what="mma.sync on e4m3, sums in fp32, 8 a warp; sm_90 and sm_100 lack the instruction",
         dtypes=("e4m3",),
         operations=_MMA_8,
-        runs=FROM_89,
-        replaced=("90", "90a", "100"),
+        runs=("89", "120"),
     ),
     Declared(
         name="wgmma",
         file="ceilings/wgmma.cu",
         what="wgmma on bf16, operands in shared memory, 64 x 256 sums a warpgroup in fp32",
         sizes=("repeats",),
-        where={"threads": "256", "tile_n": "256", "turns": "4", "groups": "per_sm*sms*threads//128"},
+        where={"per_sm": "1", "threads": "256", "tile_n": "256", "turns": "4", "groups": "per_sm*sms*threads//128"},
         macros={"TILE_N": "tile_n", "TURNS": "turns"},
         arguments={"repeats": "repeats"},
         shared_bytes="128 * (64*threads//128 + tile_n)",

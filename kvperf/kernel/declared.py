@@ -16,6 +16,7 @@ from kvperf.arith import ceil_div, least, most
 from kvperf.errors import KvperfError, unknown_name
 from kvperf.files import folder
 from kvperf.kernel.compile import ARCHITECTURES
+from kvperf.kernel.launch import GRID_LIMITS
 
 SYMBOLS = {
     "T": "new tokens, or rows of logits",
@@ -76,8 +77,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     stages      the stage functions whose bytes it moves;  beyond: what differs from them, in words
     measures    what a ceiling divides by its time: bytes, or a kind of operation
     dtypes      of its elements; (): it has none to choose
-    runs        architectures it compiles for;  replaced: those of them where the compiler puts other instructions in
-                place of the one that it measures
+    runs        architectures it compiles for
     """
 
     name: str
@@ -100,7 +100,6 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
     dtypes: tuple[str, ...] = HALVES
     limits: tuple[Limit, ...] = ()
     runs: tuple[str, ...] = ARCHITECTURES
-    replaced: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -163,12 +162,17 @@ def launch(table: Mapping[str, Declared], name: str, dtype: str | None, sms: int
         if not value(limit.holds, symbols):
             given = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
             raise KvperfError(f"{name} cannot run with {given}", limit.words)
+    grid = tuple(int(value(formula, symbols)) for formula in chosen.grid)
+    for axis, blocks, largest in zip("xyz", grid, GRID_LIMITS, strict=False):
+        if blocks > largest:
+            words = f"a grid has at most {largest} blocks along {axis}: give smaller sizes, or several launches"
+            raise KvperfError(f"{name} cannot run with {blocks} blocks along {axis}", words)
     macros = {macro: int(value(formula, symbols)) for macro, formula in chosen.macros.items()}
     return Launch(
         kernel=chosen,
         symbols=symbols,
         macros=macros | {"THREADS": symbols["threads"], "ELEMENT_BF16": int(dtype == "bf16")},
-        grid=tuple(int(value(formula, symbols)) for formula in chosen.grid),
+        grid=grid,
         threads=symbols["threads"],
         shared_bytes=value(chosen.shared_bytes, symbols),
         arguments={argument: int(value(formula, symbols)) for argument, formula in chosen.arguments.items()},

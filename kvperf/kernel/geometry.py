@@ -17,6 +17,7 @@ LATENT, ROPE = 512, 64
 LANE_THREADS = 128
 FLASH_TILE = 32
 ALIGNMENT = 1024  # of dynamic shared memory, kernels/ptx.cuh
+MAX_SEQ = 2**31 - 2**14  # token numbers are int32, and copies run some tiles ahead of the end
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +49,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         for name in sizes:
             if getattr(self, name) < 1:
                 raise KvperfError(f"{name} is {getattr(self, name)}", "every size of a shape is at least 1")
+        if self.seq > MAX_SEQ:
+            raise KvperfError(f"{self.seq} cached tokens: kernels number them with 32 bits", f"use {MAX_SEQ} at most")
         if self.heads % self.kv_heads:
             raise KvperfError(
                 f"{self.heads} heads cannot share {self.kv_heads} KV heads", "heads must be a multiple of kv_heads"

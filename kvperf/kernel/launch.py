@@ -5,7 +5,6 @@ Symbols: B batch, H query heads, K KV heads, S cached tokens, D head dimension.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import msgspec
@@ -14,10 +13,14 @@ from kvperf.arith import ceil_div
 from kvperf.errors import KvperfError
 from kvperf.hardware import Architecture
 from kvperf.kernel import geometry
-from kvperf.kernel.catalogue import Kernel, kernel, support
+from kvperf.kernel.catalogue import Kernel, kernel
 from kvperf.kernel.geometry import Geometry, Shape
+from kvperf.kernel.splits import MAX_SPLITS, choose_splits, fill_slots
+from kvperf.kernel.support import support
 
-MAX_SPLITS = 128  # kernels/split.cuh
+# The largest grid (CUDA guide, table of compute capabilities), and the largest int32.
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+INT32 = 2**31 - 1
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -54,6 +57,11 @@ class Plan(msgspec.Struct, frozen=True):
     launches: tuple[Launch, ...]
     workspace: dict[str, Workspace]
 
+    @property
+    def shares(self) -> bool:
+        """Whether one read of K and V serves all query heads of a group."""
+        return kernel(self.kernel).shares
+
 
 def plan(
     name: str,
@@ -65,9 +73,14 @@ def plan(
     blocks_per_sm: int = 1,
     output_fp32: bool = False,
 ) -> Plan:
-    """The launches of kernel `name`; `splits` overrides the heuristic, where the kernel splits at all."""
+    """The launches of kernel `name`; `splits` overrides the heuristic, where the kernel splits at all.
+
+    Raises KvperfError for what the kernel does not support, and for launches that no GPU runs.
+    """
     chosen = kernel(name)
     support(name, shape.dtype, shape.head_dim, shape.group, architecture.name.removeprefix("sm_"))
+    if name == "mla" and shape.kv_heads != 1:
+        raise KvperfError(f"MLA has one KV head, the latent, not {shape.kv_heads}", "use --kv-heads 1")
     limit = _shared_limit(architecture)
     tile = geometry.of(chosen, shape, limit)
     count, tokens = _split(chosen, shape, tile, sms * blocks_per_sm, splits)
@@ -75,22 +88,9 @@ def plan(
     workspace = _workspace(chosen, shape, count)
     launches = _launches(chosen, shape, tile, count, tokens, sms * blocks_per_sm)
     for launch in launches:
+        _check_grid(launch)
         _check_shared(chosen, shape, launch, limit, architecture)
     return Plan(name, shape, defines, tile, count, tokens, launches, workspace)
-
-
-def choose_splits(blocks: int, kv_blocks: int, slots: int) -> int:
-    """FlashAttention-3's rule (hopper/heuristics.h): how many blocks share one sequence.
-
-    blocks     blocks without splitting; kv_blocks: tiles of one sequence; slots: blocks the GPU runs at once
-    None at 80 % of the slots or at 4 tiles and fewer; else the fewest with 85 % of the best wave efficiency.
-    """
-    if blocks >= 0.8 * slots or kv_blocks <= 4:
-        return 1
-    most = min(MAX_SPLITS, slots, kv_blocks)
-    efficiency = {n: (w := blocks * n / slots) / math.ceil(w) for n in range(1, most + 1)}
-    best = max(efficiency.values())
-    return next(n for n, share in efficiency.items() if share >= 0.85 * best)
 
 
 def _split(chosen: Kernel, shape: Shape, tile: Geometry, slots: int, wanted: int | None) -> tuple[int, int]:
@@ -101,7 +101,8 @@ def _split(chosen: Kernel, shape: Shape, tile: Geometry, slots: int, wanted: int
     if wanted is not None and not 1 <= wanted <= MAX_SPLITS:
         raise KvperfError(f"{wanted} splits", f"use 1 to {MAX_SPLITS}")
     blocks = shape.batch * (shape.kv_heads * tile.row_tiles if chosen.shares else shape.heads)
-    splits = min(wanted or choose_splits(blocks, kv_blocks, slots), kv_blocks)
+    rule = fill_slots if "persistence" in chosen.strategies else choose_splits
+    splits = min(wanted or rule(blocks, kv_blocks, slots), kv_blocks)
     tokens = int(ceil_div(kv_blocks, splits)) * tile.tokens
     return int(ceil_div(shape.seq, tokens)), tokens
 
@@ -171,6 +172,20 @@ def _shared_limit(architecture: Architecture) -> int:
             f"{architecture.name} does not say its shared memory per block", "kernels run on NVIDIA GPUs only"
         )
     return int(reading.value)
+
+
+def _check_grid(launch: Launch) -> None:
+    """Batch and heads are grid dimensions, which have limits; sizes travel as int32."""
+    for axis, size, limit in zip("xyz", launch.grid, GRID_LIMITS, strict=True):
+        if size > limit:
+            raise KvperfError(
+                f"the grid of {launch.entry} is {size} blocks along {axis}: the limit is {limit}",
+                "use a smaller batch, or fewer heads",
+            )
+    if any(isinstance(argument, int) and argument > INT32 for argument in launch.arguments):
+        raise KvperfError(
+            f"{launch.entry} takes its sizes as 32-bit numbers: the limit is {INT32}", "use a smaller batch or seq"
+        )
 
 
 def _check_shared(chosen: Kernel, shape: Shape, launch: Launch, limit: int, architecture: Architecture) -> None:

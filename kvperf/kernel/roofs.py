@@ -1,7 +1,7 @@
-"""Roofs of a kernel's design, known before it runs: bytes in flight, L2, and issue rate.
+"""Roofs of a kernel's design, known before it runs: HBM, arithmetic, L2, bytes in flight, issue slots.
 
-Little's law: what a GPU reads per second is the bytes it has outstanding over the time each takes to come.
-A kernel that keeps too few bytes in flight cannot reach the bandwidth of the memory, however it computes.
+Each is the time that one resource takes at least for what the kernel asks of it. The longest of them is the time that
+the design cannot beat; issue slots are an estimate and no part of that.
 """
 
 from __future__ import annotations
@@ -10,41 +10,66 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvperf.kernel.sass import ISSUES_PER_CLOCK
+from kvperf.arith import Number
+from kvperf.hardware.peaks import WIDE_ACCUMULATORS
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
+    from kvperf.kernel.traffic import Traffic
+
+# FLOP of one matrix instruction, and the format whose rate it runs at.
+MATRIX = {
+    "m16n8k16.f16": (2 * 16 * 8 * 16, "fp16"),
+    "m16n8k16.bf16": (2 * 16 * 8 * 16, "bf16"),
+    "m16n8k32.s8": (2 * 16 * 8 * 32, "int8"),
+}
+CUDA_CORES = "fp32 multiply-adds"
 
 
-class InFlight(msgspec.Struct, frozen=True):
-    """Bytes an SM keeps outstanding, against what the memory needs to run at its peak.
+class KernelRoofs(msgspec.Struct, frozen=True):
+    """Seconds that each roof of the design takes; null where a rate is unknown.
 
-    needed_bytes_per_sm  HBM peak × unloaded latency ÷ SMs, at the lowest and highest measured latency
-    bytes_per_s          what `held_bytes_per_sm` allows at these latencies, never above the peak
+    hbm_s     compulsory bytes over the HBM peak: the bound
+    tensor_s  what the kernel multiplies, padding included, at the rates of the instructions it uses
+    l2_s      all requested bytes over the L2 bandwidth
+    flight_s  waiting for K and V, by Little's law at the lowest latency of an idle memory; null also where the kernel
+              holds enough in flight to read at the peak
+    issue_s   an estimate: instructions of the loop over tiles at four a clock and SM; null where they can't be counted
     """
 
-    held_bytes_per_sm: int
-    needed_bytes_per_sm: tuple[float, float] | None
-    bytes_per_s: tuple[float, float] | None
+    hbm_s: Number
+    tensor_s: Number | None
+    l2_s: Number | None
+    flight_s: Number | None
+    issue_s: Number | None
+
+    def slowest(self) -> str:
+        """The roof that takes longest, without the estimate; where two are equal, memory first."""
+        known = {name: getattr(self, name) for name in ("hbm_s", "tensor_s", "l2_s", "flight_s")}
+        known = {name: seconds for name, seconds in known.items() if seconds is not None}
+        return max(known, key=lambda name: known[name])
 
 
-def in_flight(gpu: Gpu, held_bytes_per_sm: int, busy_sms: float) -> InFlight:
-    """Little's law for a kernel that holds `held_bytes_per_sm` on each of `busy_sms` SMs; None where unknown.
+def arithmetic_rates(gpu: Gpu, asked: Traffic) -> dict[str, float | None]:
+    """FLOP/s of each kind of instruction that the kernel multiplies with; None where the profile does not say.
 
-    A loaded memory answers later than an idle one: reaching the peak takes 1.5 to 2 times the needed bytes
-    (B200: 430 ns idle, knee at 32 KiB where 22 KB are needed; lookup1980/microbench-blackwell@a5eef42).
+    Kernels without matrix instructions multiply on the CUDA cores. The others use mma.sync: the peak of wgmma or
+    tcgen05 is no rate of theirs.
     """
-    latency = gpu.levels()[-1].latency_ns
-    if latency is None or gpu.sms is None:
-        return InFlight(held_bytes_per_sm, None, None)
-    fast, slow = latency[0] * 1e-9, latency[1] * 1e-9
-    peak = gpu.hbm_bytes_per_s
-    held = held_bytes_per_sm * busy_sms
-    return InFlight(
-        held_bytes_per_sm=held_bytes_per_sm,
-        needed_bytes_per_sm=(peak * fast / gpu.sms, peak * slow / gpu.sms),
-        bytes_per_s=(min(peak, held / slow), min(peak, held / fast)),
-    )
+    if not asked.mma:
+        return {CUDA_CORES: gpu.cuda_core_flops_per_s}
+    return {name: _mma_sync(gpu, MATRIX[name][1]) for name in asked.mma}
+
+
+def arithmetic_s(gpu: Gpu, asked: Traffic) -> float | None:
+    """Seconds of all multiplications, padded rows and keys included; None where a rate is unknown."""
+    seconds = 0.0
+    for name, rate in arithmetic_rates(gpu, asked).items():
+        if rate is None:
+            return None
+        flops = asked.mma[name] * MATRIX[name][0] if asked.mma else 2 * asked.multiply_adds
+        seconds += flops / rate
+    return seconds
 
 
 def l2_s(gpu: Gpu, requested_bytes: float) -> float | None:
@@ -52,9 +77,11 @@ def l2_s(gpu: Gpu, requested_bytes: float) -> float | None:
     return None if gpu.l2_bytes_per_s is None else requested_bytes / gpu.l2_bytes_per_s
 
 
-def issue_s(gpu: Gpu, instructions: float, busy_sms: float) -> float | None:
-    """Seconds to issue so many warp instructions, four a clock and SM at the boost clock."""
-    boost = gpu.profile.clocks.boost
-    if boost is None or not busy_sms:
-        return None
-    return instructions / (ISSUES_PER_CLOCK * busy_sms * float(boost.value))
+def _mma_sync(gpu: Gpu, dtype: str) -> float | None:
+    """The dense peak of mma.sync that accumulates in fp32, of integers in int32."""
+    found = [
+        float(peak.value)
+        for peak in gpu.profile.peaks
+        if (peak.dtype, peak.path) == (dtype, "mma.sync") and peak.accumulator in WIDE_ACCUMULATORS
+    ]
+    return max(found, default=None)

@@ -28,6 +28,7 @@ class Traffic(msgspec.Struct, frozen=True):
     multiply_adds           of q·k and of weights·v on the vector units, padding included; rescaling comes on top
     useful_mma_share        of the query rows that matrix instructions multiply, those that hold a query
     compulsory_cache_bytes  K and V (or the latent) once
+    compulsory_scale_bytes  their scales once: those of an INT8 cache, fp32, one per token and KV head for each of both
     """
 
     loads: dict[str, int]
@@ -37,6 +38,7 @@ class Traffic(msgspec.Struct, frozen=True):
     multiply_adds: int
     useful_mma_share: float
     compulsory_cache_bytes: int
+    compulsory_scale_bytes: int
 
     @property
     def cache_bytes(self) -> int:
@@ -76,6 +78,7 @@ def traffic(plan: Plan) -> Traffic:
         multiply_adds=_multiply_adds(plan),
         useful_mma_share=_useful_share(plan),
         compulsory_cache_bytes=_cache_bytes(plan),
+        compulsory_scale_bytes=2 * _scale_bytes(plan),
     )
 
 
@@ -95,6 +98,12 @@ def _cache_bytes(plan: Plan) -> int:
     return 2 * cached * shape.kv_heads * shape.head_dim * element
 
 
+def _scale_bytes(plan: Plan) -> int:
+    """The scales of K, or those of V."""
+    shape = plan.shape
+    return shape.batch * shape.kv_heads * shape.seq * WORD if kernel(plan.kernel).cache == "int8" else 0
+
+
 def _operands(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
     """(loads, stores) of q, the cache with its scales and block table, and out."""
     chosen, shape, tile = kernel(plan.kernel), plan.shape, plan.geometry
@@ -107,8 +116,7 @@ def _operands(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
     factor = tile.row_tiles if chosen.shares else shape.group
     cache = _cache_bytes(plan) * factor
     loads = {"q": q, "latent": cache} if plan.kernel == "mla" else {"q": q, "k": cache // 2, "v": cache // 2}
-    if chosen.cache == "int8":
-        scales = shape.batch * shape.kv_heads * shape.seq * WORD
+    if scales := _scale_bytes(plan):
         loads |= {"k_scales": scales, "v_scales": scales}
     if plan.kernel == "paged":
         # Every thread looks up the sequence's length and the page of every tile.

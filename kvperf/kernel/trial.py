@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 # A GPU of each architecture that the kernels are compiled for.
 GPUS = {"80": "a100-sxm", "86": "a40", "89": "l40s", "90": "h100-sxm", "100": "b200", "120": "rtx-5090"}
 SEED = 20261122
+SINK = 12
 
 
 @functools.cache
@@ -35,8 +36,11 @@ def architecture(arch: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Case:
-    """What to run. `values`: random; rising (scores grow along S); constant (V is 1); neighbours (all K and V but those
-    of the first KV head are NaN).
+    """What to run.
+
+    values  random; rising (scores grow along S); constant (V is 1); sink (the first key's score lies SINK above the
+            others, and its value is 0); faint (V is a thousandth); neighbours (all K and V but those of the first KV
+            head are NaN)
     """
 
     kernel: str
@@ -129,14 +133,22 @@ def operands(case: Case) -> tuple[dict[str, Array], Array]:
     q = random.standard_normal((shape.batch, shape.q_len, shape.heads, D))
     k = random.standard_normal((shape.batch, K, S, D))
     v = random.standard_normal((shape.batch, K, S, D))
+    scale = shape.score_scale / np.log2(np.e)
     if case.values == "rising":
         q = 1 + 0.1 * q
         k = 0.1 * k + (8 / np.sqrt(D) * np.arange(1, S + 1) / S)[:, None]
     if case.values == "constant":
         v = np.ones_like(v)
+    # The value that a key of MLA begins with.
+    values = k[..., : shape.output_dim] if case.kernel == "mla" else v
+    if case.values == "sink":
+        q[..., -1], k[..., -1] = 4, 0
+        k[..., 0, -1] = SINK / 4 / scale
+        values[..., 0, :] = 0
+    if case.values == "faint":
+        values *= 1e-3
     buffers = {"q": reference.encode(q, shape.dtype)}
     q = reference.decode(buffers["q"], shape.dtype)
-    scale = shape.score_scale / np.log2(np.e)
     if case.kernel == "mla":
         buffers["latent"] = reference.encode(k, shape.dtype)
         k = reference.decode(buffers["latent"], shape.dtype)

@@ -15,8 +15,9 @@ import kvperf
 from kvperf.emulator import SCHEDULES, Fault
 from kvperf.errors import KvperfError
 from kvperf.hardware import Gpu
-from kvperf.kernel.catalogue import KERNELS, kernel, support
-from kvperf.kernel.compile import ARCHITECTURES
+from kvperf.kernel.catalogue import KERNELS, kernel
+from kvperf.kernel.support import support
+from kvperf.kernel.target import capability
 from kvperf.kernel.traffic import Traffic, traffic
 from kvperf.kernel.trial import Case, Result, execute, small
 
@@ -153,14 +154,3 @@ def verify(names: list[str], gpu: Gpu, dtype: str = "fp16", seq: int | None = No
         verdicts=tuple(verdicts),
         left_out=tuple(problem.message for problem in problems),
     )
-
-
-def capability(gpu: Gpu) -> str:
-    """The compute capability as NVRTC spells it: 90 for sm_90."""
-    found = gpu.architecture.name.removeprefix("sm_")
-    if gpu.vendor != "nvidia" or found not in ARCHITECTURES:
-        known = ", ".join(f"sm_{arch}" for arch in ARCHITECTURES)
-        raise KvperfError(
-            f"the kernels are not compiled for {gpu.name} ({gpu.architecture.name})", f"they are for {known}"
-        )
-    return found

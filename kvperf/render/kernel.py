@@ -1,33 +1,43 @@
-"""Views of the attention kernels: the list, one kernel line by line, the ladder side by side."""
+"""Views of the attention kernels: the list, the ladder side by side, the trials."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from kvperf.kernel.account import KernelAccount, LaunchFacts
+from kvperf.kernel.account import KernelAccount
 from kvperf.kernel.catalogue import Kernel
 from kvperf.render.analysis import folded
-from kvperf.render.table import Table
-from kvperf.units import binary, decimal, significant
+from kvperf.render.table import Table, markdown
+from kvperf.units import significant
 
 if TYPE_CHECKING:
-    from kvperf.kernel.verify import Verdict
+    from kvperf.kernel.verify import Verdict, Verification
+
+# Roofs in a narrow column.
+BECAUSE = {"hbm": "HBM", "tensor": "math", "l2": "L2", "flight": "flight"}
 
 
-def listing(kernels: list[Kernel]) -> Table:
-    """One line a kernel: what it runs and what it adds to the one before."""
-    headers = ("kernel", "sm\n≥", "group\n≤", "buys")
+def listing(kernels: list[Kernel]) -> str:
+    """Every kernel: what it is, what it changes against the one named, what that buys."""
+    parts = []
+    for k in kernels:
+        lines = [f"{k.name}: {k.title}"]
+        lines.append(f"  against {k.against}: {k.changes}" if k.against else f"  {k.changes}")
+        lines.append(f"  buys: {k.buys}")
+        takes = f"head_dim {_head_dims(k)}, up to {_most_group(k)} query heads a KV head, sm_{_lowest(k)} and later"
+        parts.append(folded([*lines, f"  {takes}"]))
+    return "\n".join(parts)
+
+
+def listing_markdown(kernels: list[Kernel]) -> str:
+    """The same as a Markdown table."""
+    headers = ("kernel", "what", "against", "changes", "buys", "head_dim", "group ≤", "sm ≥")
     rows = tuple(
-        (
-            k.name,
-            str(min(row.min_capability for row in k.support)),
-            str(max(row.max_group for row in k.support)),
-            _short(k.buys),
-        )
+        (k.name, k.title, k.against or "", k.changes, k.buys, _head_dims(k), str(_most_group(k)), str(_lowest(k)))
         for k in kernels
     )
-    return Table(headers, rows, left=4)
+    return markdown(Table(headers, rows, left=6))
 
 
 def list_rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
@@ -42,33 +52,36 @@ def list_rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
             "strategies": ", ".join(k.strategies),
             "cache": k.cache,
             "dtypes": " ".join(sorted({d for row in k.support for d in row.dtypes})),
-            "head_dims": " ".join(str(d) for d in sorted({d for row in k.support for d in row.head_dims})),
-            "max_group": max(row.max_group for row in k.support),
-            "min_capability": min(row.min_capability for row in k.support),
+            "head_dims": _head_dims(k).replace(",", ""),
+            "max_group": _most_group(k),
+            "min_capability": _lowest(k),
         }
         for k in kernels
     ]
 
 
-def page(found: KernelAccount) -> str:
-    """One kernel: its idea, launches, shared memory, traffic, roofs."""
-    against = f"against {found.against}: {found.changes}" if found.against else found.changes
-    lines = [
-        f"{found.kernel}: {found.title}",
-        against,
-        f"buys: {found.buys}",
-        f"uses: {', '.join(found.strategies) or 'nothing yet'}",
-    ]
-    parts = [folded([_where(found)]), "\n", folded(lines), "\n"]
-    for launch in found.launches:
-        parts += [folded(_launch_lines(launch)), "\n"]
-    parts += [folded(_traffic_lines(found)), "\n", folded(_roof_lines(found))]
-    return "".join(parts)
+def account_row(found: KernelAccount) -> dict[str, Any]:
+    """One kernel as a flat row in base units; launch figures are of the first launch."""
+    first = found.launches[0]
+    names = ("kernel", "gpu", "batch", "heads", "kv_heads", "head_dim", "seq", "dtype", "page_tokens", "splits")
+    row = {name: getattr(found, name) for name in (*names, "split_tokens")}
+    row["launches"] = len(found.launches)
+    row |= {name: getattr(first, name) for name in ("blocks", "registers", "spill_bytes", "shared_bytes", "waves")}
+    row["blocks_per_sm"] = first.occupancy.blocks_per_sm if first.occupancy else None
+    row["warps_share"] = first.occupancy.warps_share if first.occupancy else None
+    names = ("requested_bytes", "compulsory_bytes", "reread_factor", "matrix_flops", "flops_per_byte")
+    names += ("requested_flops_per_byte", "mma_utilisation", "memory_bytes", "fits", "bound_s", "bound_by")
+    row |= {name: getattr(found, name) for name in names}
+    row["mma"] = " ".join(f"{name}={count}" for name, count in found.mma.items())
+    row["held_bytes_per_sm"] = found.in_flight.held_bytes_per_sm
+    row["in_flight_limits"] = found.in_flight.limits
+    row |= {name: getattr(found.roofs, name) for name in found.roofs.__struct_fields__}
+    return row | {"design_s": found.design_s, "slowest_roof": found.slowest_roof}
 
 
 def verdicts(found: tuple[Verdict, ...]) -> Table:
     """One line a kernel: its trials, the worst error against its limit, requested bytes against the closed form."""
-    headers = ("kernel", "runs", "error", "limit", "cache bytes\nrequested", "cache bytes\npredicted", "verdict")
+    headers = ("kernel", "S", "runs", "error", "limit", "cache bytes\nrequested", "cache bytes\npredicted", "verdict")
     rows = []
     for name in dict.fromkeys(v.kernel for v in found):
         runs = [v for v in found if v.kernel == name]
@@ -81,24 +94,42 @@ def verdicts(found: tuple[Verdict, ...]) -> Table:
         error = "–" if shown.error is None else f"{shown.error:.1e}"
         verdict = f"{len(wrong)} wrong" if wrong else "right"
         predicted = f"{sum(v.predicted_bytes for v in runs):,}"
-        rows.append((name, str(len(runs)), error, f"{shown.limit:.1e}", requested, predicted, verdict))
+        span = _span([v.seq for v in runs])
+        rows.append((name, span, str(len(runs)), error, f"{shown.limit:.1e}", requested, predicted, verdict))
     return Table(headers, tuple(rows))
 
 
+def verification_heading(found: Verification) -> str:
+    """Where and what was run: the lines above the table."""
+    runs = found.verdicts
+    schedules = ", ".join(dict.fromkeys(v.schedule for v in runs))
+    values = ", ".join(dict.fromkeys(v.values for v in runs))
+    splits = ", ".join(str(n) for n in sorted({v.splits or 1 for v in runs}))
+    shapes = f"S {_span([v.seq for v in runs])} · splits {splits} · {values} values"
+    return folded([f"{found.gpu} (sm_{found.capability}) · {runs[0].dtype} · {shapes}", f"schedules: {schedules}"])
+
+
+def limit_note(found: Verification, matrix_limit: float) -> str:
+    """Why some kernels may be further off; empty where none is."""
+    if all(v.limit != matrix_limit for v in found.verdicts):
+        return ""
+    why = "storing a result in bf16 costs 1.7e-3 by itself, weights in bf16 come on top"
+    return folded([f"limit {matrix_limit:.1e} on tensor cores: {why}"])
+
+
 def ladder(accounts: list[KernelAccount]) -> Table:
-    """The kernels side by side on one shape."""
+    """The kernels side by side on one shape, no wider than a terminal."""
     headers = (
         "kernel",
         "splits",
         "blocks",
-        "regs",
-        "shared\nKiB",
-        "blocks\n/SM",
         "waves",
+        "occ.\n%",
+        "asked\nMB",
         "re-\nread",
-        "hbm\nµs",
-        "L2\nµs",
-        "issue\nµs",
+        "bound\nµs",
+        "least\nµs",
+        "why",
     )
     rows = []
     for found in accounts:
@@ -108,92 +139,47 @@ def ladder(accounts: list[KernelAccount]) -> Table:
                 found.kernel,
                 str(found.splits),
                 str(first.blocks),
-                _or_unknown(first.registers),
-                significant(first.shared_bytes / 1024, 3),
-                _or_unknown(first.occupancy.blocks_per_sm if first.occupancy else None),
-                "unknown" if first.waves is None else f"{first.waves:.2f}",
+                "?" if first.waves is None else f"{first.waves:.2f}",
+                "?" if first.occupancy is None else f"{100 * first.occupancy.warps_share:.0f}",
+                significant(found.requested_bytes / 1e6, 3),
                 f"{found.reread_factor:.2f}",
-                _microseconds(found.roofs.hbm_s),
-                _microseconds(found.roofs.l2_s),
-                _microseconds(found.roofs.issue_s),
+                significant(found.bound_s * 1e6, 3),
+                significant(found.design_s * 1e6, 3),
+                BECAUSE[found.slowest_roof],
             )
         )
     return Table(headers, tuple(rows))
 
 
-def _where(found: KernelAccount) -> str:
-    shape = f"batch {found.batch} · {found.heads} heads · {found.kv_heads} KV heads · head_dim {found.head_dim}"
-    return f"{found.gpu} ({found.architecture}) · {shape} · {found.seq} cached tokens · {found.dtype}"
-
-
-def _launch_lines(launch: LaunchFacts) -> list[str]:
+def ladder_notes(accounts: list[KernelAccount]) -> str:
+    """What the columns mean."""
     lines = [
-        f"launch {launch.entry}: grid {launch.grid} = {launch.blocks} blocks of {launch.block} threads",
+        "blocks, waves and occupancy are of the first launch; asked: bytes that threads request; bound: any kernel; "
+        "least: this design, because of its arithmetic (math), the HBM, the L2, or too few bytes in flight (flight)"
     ]
-    shared = ", ".join(f"{name} {binary(size)}" for name, size in launch.shared.items() if size)
-    lines.append(f"shared memory {binary(launch.shared_bytes)}" + (f": {shared}" if shared else ""))
-    if launch.registers is None:
-        return [*lines, "registers and occupancy unknown: NVRTC is not installed (kvperf[kernels])"]
-    lines.append(f"registers {launch.registers} a thread, {launch.spill_bytes} bytes spilled")
-    if launch.occupancy:
-        by = " and ".join(launch.occupancy.limited_by)
-        share = f"{launch.occupancy.warps_per_sm} warps, {launch.occupancy.warps_share:.0%}"
-        lines.append(f"occupancy {launch.occupancy.blocks_per_sm} blocks an SM ({share}), limited by {by}")
-    if launch.waves is not None:
-        lines.append(f"waves {launch.waves:.2f}")
-    return lines
-
-
-def _traffic_lines(found: KernelAccount) -> list[str]:
-    loads = ", ".join(f"{name} {decimal(size, 'B')}" for name, size in found.loads.items())
-    stores = ", ".join(f"{name} {decimal(size, 'B')}" for name, size in found.stores.items())
-    lines = [
-        f"requested: loads {loads}; stores {stores}",
-        f"compulsory {decimal(found.compulsory_bytes, 'B', 4)}; K and V are read {found.reread_factor:.2f} times; "
-        f"{significant(found.flops_per_byte, 3)} FLOP/B",
-    ]
-    if found.mma:
-        counts = ", ".join(f"{count:,} × {name}" for name, count in found.mma.items())
-        lines.append(f"matrix instructions {counts}; {found.mma_utilisation:.0%} of their rows hold a query")
-    flight = found.in_flight
-    held = f"in flight {binary(flight.held_bytes_per_sm)} an SM"
-    if flight.needed_bytes_per_sm:
-        low, high = flight.needed_bytes_per_sm
-        held += (
-            f"; the memory needs {binary(low)} to {binary(high)} at its unloaded latency, 1.5 to 2 times that loaded"
+    unknown = [name for name in ("tensor", "l2") if any(getattr(a.roofs, f"{name}_s") is None for a in accounts)]
+    if unknown:
+        left_out = " and ".join(
+            {"tensor": "the rate of some matrix instructions", "l2": "the L2 bandwidth"}[n] for n in unknown
         )
-    return [*lines, held]
+        lines.append(f"least leaves out what is unknown here: {left_out}")
+    if accounts[0].uncompiled:
+        lines.append(f"occupancy unknown: {accounts[0].uncompiled}; splits are chosen as if an SM held one block")
+    return folded(lines)
 
 
-def _roof_lines(found: KernelAccount) -> list[str]:
-    names = {
-        "hbm_s": "HBM, compulsory bytes",
-        "tensor_s": "arithmetic of this design",
-        "l2_s": "L2, requested bytes",
-        "flight_s": "bytes in flight",
-        "issue_s": "issue slots (static estimate from the main loop)",
-    }
-    lines = ["roofs of this design:"]
-    for field, name in names.items():
-        seconds = getattr(found.roofs, field)
-        lines.append(f"  {name}: {'unknown' if seconds is None else decimal(seconds, 's')}")
-    lines.append(
-        f"bound {decimal(found.bound_s, 's', 4)} ({found.bound_by}) for any kernel; the highest roof here is "
-        f"{names[found.slowest_roof + '_s']}; predicted time: unknown, not calibrated"
-    )
-    return lines
+def _head_dims(chosen: Kernel) -> str:
+    return ", ".join(str(d) for d in sorted({d for row in chosen.support for d in row.head_dims}))
 
 
-def _microseconds(seconds: float | None) -> str:
-    return "unknown" if seconds is None else significant(seconds * 1e6, 3)
+def _most_group(chosen: Kernel) -> int:
+    return max(row.max_group for row in chosen.support)
 
 
-def _or_unknown(value: int | None) -> str:
-    return "unknown" if value is None else str(value)
+def _lowest(chosen: Kernel) -> int:
+    return min(row.min_capability for row in chosen.support)
 
 
-def _short(text: str) -> str:
-    """The first clause, at most the width that is left of 80 columns."""
-    from textwrap import shorten
-
-    return shorten(text.split(";")[0], 46, placeholder=" …")
+def _span(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low}–{high}"

@@ -11,25 +11,13 @@ import numpy as np
 import pytest
 
 from kvperf.emulator import Counts, bf16_bits, bf16_values, run
-from kvperf.errors import KvperfError
 from kvperf.files import folder
-from kvperf.kernel import toolkit
 from kvperf.kernel.compile import Compiled, Request, compile_kernel, compile_many, disassemble
 from kvperf.kernel.declared import Launch
+from kvperf.kernel.sass import Instruction, functions
 
 Array = np.ndarray[Any, Any]
 SCHEDULES = ("forward", "greedy", "reverse", "random")
-
-
-def _missing() -> str:
-    try:
-        toolkit.nvrtc()
-    except KvperfError as missing:
-        return f"{missing}: {missing.hint}"
-    return ""
-
-
-needs_nvrtc = pytest.mark.skipif(bool(_missing()), reason=_missing() or "NVRTC is here")
 
 
 def compiled(launch: Launch, arch: str = "80") -> Compiled:
@@ -43,14 +31,22 @@ def compiled_all(launches: Mapping[str, Launch], arch: str) -> dict[str, Compile
 
 
 @functools.cache
-def _machine_code(cubin: bytes) -> str | None:
-    return disassemble(cubin)
+def _machine_code(cubin: bytes) -> dict[str, tuple[Instruction, ...]] | None:
+    text = disassemble(cubin)
+    return None if text is None else functions(text)
 
 
-def has_instruction(found: Compiled, entry: str, pattern: str) -> bool:
-    """Whether the entry has an instruction of this pattern; also true where no disassembler is installed."""
+def machine_code(found: Compiled, entry: str) -> tuple[Instruction, ...]:
+    """The instructions of an entry. Skips the test where no disassembler is installed."""
     code = _machine_code(found.cubin)
-    return code is None or bool(re.search(pattern, code.split(f"Function : {entry}\n")[1].split("Function :")[0]))
+    if code is None:
+        pytest.skip("cuobjdump and nvdisasm are not installed: pip install kvperf[test]")
+    return code[entry]
+
+
+def times_of(instructions: tuple[Instruction, ...], pattern: str) -> int:
+    """How many of the instructions have a name of this pattern."""
+    return sum(bool(re.search(pattern, instruction.name)) for instruction in instructions)
 
 
 def execute(

@@ -114,6 +114,14 @@ def test_rising_scores_and_constant_values(name: str) -> None:
         np.testing.assert_allclose(result.found, 1, atol=2e-3)
 
 
+@pytest.mark.parametrize("values", ["sink", "faint"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_an_attention_sink_and_faint_values(name: str, values: str) -> None:
+    """Weights that are small, or become so by the scale of their value, keep their digits."""
+    for dtype in KERNELS[name].support[0].dtypes:
+        check(small(name, dtype=dtype, seq=100, values=values, splits=2 if values == "faint" else 1))
+
+
 @pytest.mark.parametrize("group", range(1, 17) if FULL else [5, 16])
 @pytest.mark.parametrize("name", ["vector_loads", "async_ring", "bulk_copy", "tensor_cores", "int8_mma"])
 def test_any_group(name: str, group: int) -> None:
@@ -163,10 +171,31 @@ def test_128_heads_of_mla_are_read_twice_where_64_fit() -> None:
     check(Case("mla", head_dim=576, group=128, kv_heads=1, seq=40))
 
 
+def test_mla_reads_its_queries_once_for_16_keys() -> None:
+    """With 64 heads shared memory is what a token takes longest from: 143 wavefronts if it were once for 8 keys."""
+    plain = Case("mla", head_dim=576, group=64, kv_heads=1, schedule="forward")
+    short, long = (execute(replace(plain, seq=seq)).counts[0] for seq in (32, 96))
+    assert short.bank_conflicts == long.bank_conflicts == 0
+    assert long.shared_wavefronts - short.shared_wavefronts <= 64 * 107
+
+
 def test_padding_of_matrix_rows_is_shown_apart() -> None:
     assert traffic(Case("tensor_cores", group=4).plan).useful_mma_share == 0.25
     assert traffic(Case("mla", head_dim=576, group=16, kv_heads=1).plan).useful_mma_share == 1
     assert traffic(Case("vector_loads").plan).useful_mma_share == 1
+
+
+LANES = ["vector_loads", "async_ring", "bulk_copy", "int8_kv", "fp8_kv", "paged", "persistent"]
+
+
+@pytest.mark.parametrize("name", LANES)
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_lanes_of_a_key_meet_no_bank_twice(name: str, head_dim: int) -> None:
+    """More keys cost no more bank conflicts: those of the merge at the end remain."""
+    case = small(name, head_dim=head_dim, schedule="forward")
+    short, long = (execute(replace(case, seq=tiles * case.plan.geometry.tokens)) for tiles in (1, 3))
+    conflicts = [sum(counts.bank_conflicts for counts in result.counts) for result in (short, long)]
+    assert conflicts[0] == conflicts[1]
 
 
 @pytest.mark.parametrize("name", IN_FP32)

@@ -14,8 +14,12 @@ import pytest
 from kvperf.emulator import Counts, bf16_bits, bf16_values, e4m3_bits, e4m3_values
 from kvperf.errors import KvperfError
 from kvperf.kernel.ceiling_kernels import CEILINGS, launch
-from kvperf.kernel.declared import Launch
-from tests.kernel.small import Array, compiled_all, execute, has_instruction, needs_nvrtc
+from kvperf.kernel.declared import Launch, value
+from kvperf.kernel.loop import loops
+from kvperf.kernel.occupancy import occupancy
+from kvperf.kernel.trial import architecture
+from tests.kernel.small import Array, compiled_all, execute, machine_code, times_of
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 NEVER = np.uint64(1 << 40)
@@ -87,7 +91,7 @@ def test_shared_bandwidth() -> None:
     shape = launch("shared_bandwidth", repeats=5, **GRID)
     sink = np.zeros(1, np.uint32)
     counts = execute(shape, {"repeats": 0, "seed": np.uint32(3), "never": NEVER, "sink": sink})
-    loads = sum(times for opcode, times in counts.opcodes.items() if opcode.startswith("ld.shared"))
+    loads = sum(times for opcode, times in counts.opcodes.items() if opcode.startswith("ld.volatile.shared"))
     assert 16 * loads == shape.operations["shared_bytes"]
     assert counts.bank_conflicts == 0
     # 128 bytes a wavefront; the buffer is filled once.
@@ -149,11 +153,12 @@ def test_mma_sync(dtype: str) -> None:
     to_memory = {"fp16": np.float16, "bf16": bf16_bits, "int8": np.int8, "e4m3": e4m3_bits}[dtype]
     shape = launch(f"mma_sync_{dtype}", repeats=3, **GRID)
 
-    # Small whole numbers: the sums are exact in every format.
+    # Small whole numbers: the sums are exact in every format. Each of the 8 accumulators has its own turn of b.
     lane, product = 13, 3 * (a @ b)
     rows, columns = lane // 4 + np.array([0, 0, 8, 8]), lane % 4 * 2 + np.array([0, 1, 0, 1])
-    mine = product[rows, columns].astype(np.int32 if dtype == "int8" else np.float32).view(np.uint32)
-    expected = int(mine.astype(np.uint64).sum()) * 8 % (1 << 32)
+    turned = np.stack([product[rows, (columns + c) % 8] for c in range(8)])
+    mine = turned.astype(np.int32 if dtype == "int8" else np.float32).view(np.uint32)
+    expected = int(mine.astype(np.uint64).sum()) % (1 << 32)
     counts = _reaches(shape, {"fragments": _fragments(to_memory(a), to_memory(b)), "repeats": 0}, expected, arch)
     assert sum(counts.mma.values()) == shape.operations["mma"]
     assert shape.operations["flop"] == shape.operations["mma"] * 2 * 16 * 8 * depth
@@ -205,20 +210,6 @@ def test_empty() -> None:
     assert not execute(launch("empty"), {}).loads
 
 
-# What the machine code must have; the disassembler takes its time, so the plain ones are left out.
-INSTRUCTIONS = {
-    "read": r"LDG\.E\S*\.128",
-    "write": r"STG\.E\.128",
-    "l2_read": r"LDG\.E\.128\.STRONG\.GPU",
-    "shared_bandwidth": r"LDS\.128",
-    "fma_fp32": r"FFMA",
-    "fma_bf16": r"HFMA2\.BF16",
-    "mma_sync_bf16": r"HMMA\.16816\.F32\.BF16",
-    "mma_sync_int8": r"IMMA\.16832\.S8\.S8",
-    "wgmma": r"HGMMA\.64x256x16\.F32\.BF16",
-    "exp2": r"MUFU\.EX2",
-    "dequantise_e4m3": r"F2FP\.F16\.E4M3",
-}
 SIZES = {"count": 1 << 26, "passes": 8, "repeats": 1000, "steps": 4096, "stride": 16}
 
 
@@ -228,29 +219,72 @@ def _at_real_sizes(arch: str) -> dict[str, Launch]:
     return {name: launch(name, **{size: SIZES[size] for size in kernel.sizes}) for name, kernel in chosen.items()}
 
 
-@pytest.mark.parametrize("arch", ["80", "90a", "120"])
-def test_nothing_spills_and_the_instruction_is_the_machines(arch: str) -> None:
+ARCHITECTURES = ["80", "86", "89", "90a", "100", "120"]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_nothing_spills_and_the_grid_is_resident_at_once(arch: str) -> None:
     shapes = _at_real_sizes(arch)
-    for name, found in compiled_all(shapes, arch).items():
-        resources = found.resources[shapes[name].entry]
+    shapes |= {f"{name} 8": launch(name, count=1 << 26, in_flight=8) for name in ("read", "write", "copy", "triad")}
+    for label, found in compiled_all(shapes, arch).items():
+        shape = shapes[label]
+        resources = found.resources[shape.entry]
         spilled = resources.spill_load_bytes + resources.spill_store_bytes + resources.stack_bytes
-        assert (name, spilled) == (name, 0)
-        per_sm = shapes[name].symbols["per_sm"]
-        assert resources.registers * shapes[name].threads * (1 if name == "wgmma" else per_sm) <= 65536, name
-        if arch == "90a" and name in INSTRUCTIONS:
-            assert has_instruction(found, shapes[name].entry, INSTRUCTIONS[name]), name
-        assert "serialized" not in found.log, name  # wgmma that waits for each product
+        assert (label, spilled) == (label, 0)
+        assert "serialized" not in found.log, label  # wgmma that waits for each product
+        shared = shape.shared_bytes + resources.static_shared_bytes
+        fits = occupancy(architecture(arch.removesuffix("a")), shape.threads, resources.registers, shared)
+        if shape.kernel.grid == ("per_sm*sms",):
+            assert fits.blocks_per_sm >= shape.symbols["per_sm"], (label, fits)
 
 
-@pytest.mark.parametrize("arch", ["89", "90", "120"])
-def test_e4m3_products_are_replaced_where_the_table_says_so(arch: str) -> None:
-    shape = launch("mma_sync_e4m3", repeats=1)
-    found = compiled_all({"mma": shape}, arch)["mma"]
-    replaced = arch in shape.kernel.replaced
-    assert has_instruction(found, "mma_sync", r"HMMA\.16816" if replaced else r"QMMA\.16832\.F32\.E4M3")
+# What moves the bytes of the streams.
+INSTRUCTIONS = {"read": r"LDG\.E\S*\.128", "write": r"STG\.E\.128", "l2_read": r"LDG\.E\.128\.STRONG\.GPU"}
+# The instruction that a ceiling counts, and how many of it a thread issues in each turn of the timed loop.
+_CHAINED = "chains*loop_steps"
+TIMED = {
+    "shared_bandwidth": (r"LDS\.128", "in_flight"),
+    "fma_fp32": ("FFMA", _CHAINED),
+    "fma_fp16": (r"HFMA2(\.MMA)?$", _CHAINED),
+    "fma_bf16": (r"HFMA2(\.MMA)?\.BF16", _CHAINED),
+    "mma_sync_fp16": (r"HMMA\.16816\.F32$", "sums"),
+    "mma_sync_bf16": (r"HMMA\.16816\.F32\.BF16", "sums"),
+    "mma_sync_int8": (r"IMMA\.16832\.S8\.S8", "sums"),
+    "mma_sync_e4m3": (r"QMMA\.16832\.F32\.E4M3\.E4M3", "sums"),
+    "wgmma": (r"HGMMA\.64x256x16\.F32\.BF16", "4*turns"),
+    "exp2": (r"MUFU\.EX2", _CHAINED),
+    "dequantise_e4m3": (r"F2FP\.F16\.E4M3", f"2*{_CHAINED}"),
+    "dequantise_int8": ("PRMT", f"4*{_CHAINED}"),
+}
 
 
-@pytest.mark.parametrize(("name", "arch"), [("mma_sync_e4m3", "80"), ("dequantise_e4m3", "86"), ("wgmma", "90")])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_timed_loop_does_what_is_counted(arch: str) -> None:
+    """The compiler merges equal operations and moves constant ones out of the loop: then less is done than counted."""
+    chosen = {name: shape for name, shape in _at_real_sizes(arch).items() if name in TIMED}
+    for name, found in compiled_all(chosen, arch).items():
+        pattern, per_turn = TIMED[name]
+        timed = loops(machine_code(found, chosen[name].entry))[0].instructions
+        assert (name, times_of(timed, pattern)) == (name, value(per_turn, chosen[name].symbols))
+        if name == "shared_bandwidth":
+            beside = len(timed) - chosen[name].symbols["in_flight"]
+            assert beside <= 2 * chosen[name].symbols["in_flight"]  # 16 could be issued in the time of a load
+        if name.startswith("mma"):
+            # Those of a uniform register, and of nothing, are issued beside the products.
+            assert len(timed) - times_of(timed, f"{pattern}|UIADD3|NOP") <= 3, name
+
+
+@pytest.mark.parametrize("arch", ["80", "90a"])
+def test_streams_move_16_bytes_at_a_time(arch: str) -> None:
+    chosen = {name: shape for name, shape in _at_real_sizes(arch).items() if name in INSTRUCTIONS}
+    for name, found in compiled_all(chosen, arch).items():
+        assert times_of(machine_code(found, name), INSTRUCTIONS[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("mma_sync_e4m3", "80"), ("mma_sync_e4m3", "90"), ("dequantise_e4m3", "86"), ("wgmma", "90")],
+)
 def test_what_an_architecture_lacks_is_refused(name: str, arch: str) -> None:
     with pytest.raises(KvperfError, match=f"{name} cannot run on sm_{arch}"):
         CEILINGS[name].require(arch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -45,7 +46,10 @@ def test_without_nvrtc_the_page_says_what_is_missing(
     monkeypatch.setattr(toolkit, "nvrtc", missing)
     code, out, _ = ran(capsys, "show", "split_kv")
     assert code == 0
-    assert "registers and occupancy unknown: NVRTC is not installed" in out
+    said = " ".join(out.split())
+    assert "registers and occupancy unknown: NVRTC is not installed: pip install kvperf[kernels]" in said
+    assert "splits are chosen as if an SM held one block" in said
+    assert "K and V in flight unknown" in said
 
 
 @needs_nvrtc
@@ -58,10 +62,17 @@ def test_a_page_shows_the_launch_the_traffic_and_the_roofs(capsys: pytest.Captur
     for said in (
         "K and V are read 4.00 times",
         "compulsory 67.17 MB",
+        "4.00 FLOP/B compulsory, 0.999 FLOP/B requested",
+        "splits 2 of 2048 tokens",
+        "requested loads 269 MB: q",
+        "partial maxima and sums",
         "L2, requested bytes: 55.3 µs",
-        "bound 20.05 µs",
+        "waiting for bytes in flight: not a limit",
+        "issue slots (an estimate): unknown",
+        "bound 20.05 µs (hbm) for any kernel",
+        "this design: at least 55.27 µs, because of L2, requested bytes",
     ):
-        assert said in out
+        assert said in " ".join(out.split())
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
@@ -106,6 +117,122 @@ def test_mla_has_a_shape_of_its_own() -> None:
     assert found.compulsory_bytes == 4 * 4096 * 1152 + 2 * 4 * 128 * (576 + 512)
 
 
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("name", "dtype", "kv_dtype"),
+    [
+        ("tensor_cores", "fp16", "fp16"),
+        ("fp8_kv", "bf16", "fp8"),
+        ("int8_kv", "bf16", "int8"),
+        ("int8_mma", "bf16", "int8"),
+    ],
+)
+def test_compulsory_bytes_are_those_of_the_stage(name: str, dtype: str, kv_dtype: str) -> None:
+    """Scales of an INT8 cache included; what is read again is counted without them."""
+    import kvperf
+
+    shape = Shape(batch=4, heads=32, kv_heads=8, head_dim=128, seq=4096, dtype=dtype)
+    found = account(name, shape, load_gpu("h100"))
+    options = {"activation_dtype": dtype, "kv_dtype": kv_dtype}
+    stage = kvperf.analyze(gpu="h100", heads=32, kv_heads=8, head_dim=128, batch=4, seq=4096, **options).step  # type: ignore[arg-type]
+    assert found.compulsory_bytes == stage.compulsory_bytes
+    assert found.bound_s == pytest.approx(stage.bound_s, rel=1e-12)
+    assert found.reread_factor == 1
+
+
+@needs_nvrtc
+def test_splits_that_whole_tiles_do_not_give_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, "show", "vector_loads", "--splits", "57")
+    assert code == 0
+    assert "splits 43 of 96 tokens, 64 in the last; 57 were asked for: whole tiles give 43" in " ".join(out.split())
+    found = account("vector_loads", SHAPE, load_gpu("h100"), 57)
+    assert (found.splits, found.requested_splits, found.split_tokens) == (43, 57, 96)
+
+
+@needs_nvrtc
+def test_a_persistent_grid_is_pieces_or_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    """The occupancy counts also where the splits are given."""
+    for splits in (None, 1, 8, 32):
+        found = account("persistent", SHAPE, load_gpu("h100"), splits)
+        held = found.launches[0].occupancy
+        assert held is not None
+        assert found.launches[0].grid[0] == min(4 * 8 * found.splits, 132 * held.blocks_per_sm)
+
+
+@needs_nvrtc
+def test_mla_brings_its_own_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = ran(capsys, "show", "mla")
+    assert (code, err) == (0, "")
+    assert "1 KV heads · head_dim 576" in " ".join(out.split())
+
+
+@needs_nvrtc
+def test_a_cache_that_does_not_fit_is_printed_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("show", "flash"), ("compare",)):
+        code, out, err = ran(capsys, *command, "--batch", "1000", "--seq", "100000", "--format", "json")
+        assert code == 1
+        assert json.loads(out)
+        assert "does not fit: " in err.splitlines()[-1]
+        assert err.splitlines()[-1].endswith("h100-sxm has 79.11 GiB")
+
+
+@needs_nvrtc
+def test_a_gpu_that_nothing_is_compiled_for_still_has_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, "show", "flash", "--gpu", "b300")
+    assert code == 0
+    assert "registers and occupancy unknown: the kernels are not compiled for sm_103" in " ".join(out.split())
+    assert "NVRTC" not in out
+
+
+@needs_nvrtc
+def test_what_is_unknown_is_left_out_of_the_designs_time_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "show", "tensor_cores", "--gpu", "b200")
+    assert "that leaves out what is unknown here: arithmetic; L2, requested bytes" in " ".join(out.split())
+    _, out, _ = ran(capsys, "show", "vector_loads")
+    assert "leaves out" not in out
+
+
+@needs_nvrtc
+def test_pages_have_a_size_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "show", "paged", "--page-tokens", "128", "--splits", "4")
+    assert "pages of 128 tokens" in out
+    _, out, _ = ran(capsys, "show", "paged", "--format", "json")
+    assert json.loads(out)["page_tokens"] == 64
+
+
+@needs_nvrtc
+def test_markdown_has_headings_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "show", "split_kv_single", "--format", "md")
+    assert out.startswith("# split_kv_single: ")
+    assert "## Launch split_kv_single\n\n- grid" in out
+    assert "| arrival counters |  | 128 | 256 |" in out
+    assert "| waiting for bytes in flight |" in out
+    _, out, _ = ran(capsys, "list", "--format", "md")
+    assert out.splitlines()[1].startswith("| ---")
+    for chosen in KERNELS.values():
+        assert chosen.changes in out and chosen.buys in out and chosen.title in out
+
+
+@needs_nvrtc
+def test_the_ladder_fits_a_terminal_and_says_what_its_columns_are(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, "compare", "--batch", "4")
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert out.startswith("h100-sxm (sm_90) · batch 4 · 32 heads")
+    assert re.search(r"^flash +1 +128 +0.48 +100 +269 +4.00 +20.1 +55.2 +L2$", out, re.MULTILINE)
+    assert "of the first launch" in out
+
+
+@needs_nvrtc
+def test_a_row_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "show", "tensor_cores", "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["bound_by"], row["launches"], row["slowest_roof"]) == ("hbm", "2", "hbm")
+    assert row["mma"].startswith("m16n8k16.bf16=")
+    assert int(row["held_bytes_per_sm"]) > 0
+    assert float(row["requested_flops_per_byte"]) < float(row["flops_per_byte"])
+
+
 MISTAKES = [
     (("show", "splitkv"), "unknown kernel 'splitkv'", "did you mean 'split_kv'"),
     (("show", "flash", "--head-dim", "96"), "flash does not take head_dim 96", "64, 128, 256"),
@@ -116,7 +243,16 @@ MISTAKES = [
     (("show", "flash", "--gpu", "mi300x"), "the kernels are CUDA", "h100"),
     (("show", "flash", "--gpu", "b100"), "does not say its number of SMs", "GPUs that do"),
     (("show", "flash", "--seq", "0"), "seq is 0", "at least 1"),
-    (("compare", "--head-dim", "96"), "does not take head_dim 96", "64, 128, 256"),
+    (("show", "flash", "--seq", "3000000000"), "3000000000 cached tokens", "at most"),
+    (("show", "flash", "--batch", "70000"), "70000 blocks along y: the limit is 65535", "smaller batch"),
+    (("show", "flash", "--splits", "2"), "flash does not split a sequence", "split_kv"),
+    (("show", "split_kv", "--splits", "129"), "129 splits", "1 to 128"),
+    (("show", "flash", "--head-dim", "576"), "flash does not take head_dim 576", "mla takes 576"),
+    (("show", "mla", "--kv-heads", "8"), "MLA has one KV head", "--kv-heads 1"),
+    (("show", "flash", "--gpu", "v100"), "not compiled for v100-sxm2-32gb (sm_70)", "they are for sm_80"),
+    (("compare", "--gpu", "t4"), "not compiled for t4 (sm_75)", "they are for sm_80"),
+    (("compare", "--head-dim", "96"), "no kernel takes head_dim 96", "mla takes 576"),
+    (("--format", "json", "list"), "no such option", "kvperf kernel --help"),
 ]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from kvperf.emulator import e4m3_values
 from kvperf.kernel.pipeline_kernels import launch
-from tests.kernel.small import SCHEDULES, Array, close, execute, needs_nvrtc, poisoned, random, values
+from tests.kernel.small import SCHEDULES, Array, close, execute, poisoned, random, values
+from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
 DTYPES = ("fp16", "bf16")
@@ -149,6 +150,25 @@ def test_kv_append(arch: str, form: str, case: int) -> None:
         off = abs(numbers * scale[..., None] - exact[name])
         allowed = 0.5 * 1.001 if "int8" in form else np.maximum(step * abs(numbers) * 1.07, 2**-10 * 1.001)
         assert (off <= allowed * scale[..., None]).all()
+
+
+@pytest.mark.parametrize(("form", "nan"), [("kv_append_int8", 0), ("kv_append_e4m3", 0x7F)])
+@pytest.mark.parametrize("arch", ["80", "89"])
+def test_a_nan_does_not_touch_its_neighbours(form: str, nan: int, arch: str) -> None:
+    """It is NaN in e4m3 and 0 in int8, which has none; the scale is that of the numbers beside it."""
+    k = np.full((1, 1, 64), 2, np.float16)
+    k[0, 0, [0, 7, 63]] = np.nan, -4, -np.nan
+    cache, scales = np.full((1, 1, 4, 64), 0x55, np.uint8), np.full((1, 1, 4), np.nan, np.float32)
+    arguments = {"k": k, "v": k, "slots": np.array([1], np.int64), "k_cache": cache, "v_cache": cache.copy()}
+    arguments |= {"k_scales": scales, "v_scales": scales.copy(), "tokens": 0, "k_stride": 0, "v_stride": 0}
+    execute(launch(form, T=1, K=1, D=64, Dv=0, page=4), arguments, ("k_cache", "k_scales"), arch=arch)
+    largest = 127 if form == "kv_append_int8" else 448
+    assert np.isclose(scales[0, 0, 1], 4 / largest)
+    found = cache[0, 0, 1]
+    assert (found[[0, 63]] & 0x7F).tolist() == [nan, nan]
+    numbers = found.view(np.int8) if form == "kv_append_int8" else e4m3_values(found)
+    assert numbers[7] == -largest
+    assert set(numbers[1:7]) == ({64} if form == "kv_append_int8" else {224})
 
 
 def test_a_padding_slot_is_left_out() -> None:

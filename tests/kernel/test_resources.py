@@ -6,9 +6,13 @@ import os
 
 import pytest
 
-from kvperf.kernel.catalogue import KERNELS, capability, kernel
-from kvperf.kernel.compile import Request, compile_many, disassemble
+from kvperf.files import folder
+from kvperf.kernel.catalogue import KERNELS, kernel
+from kvperf.kernel.compile import ARCHITECTURES, Request, compile_many, disassemble
+from kvperf.kernel.loop import tile_loop
+from kvperf.kernel.support import capability
 from kvperf.kernel.trial import GPUS, Case, small
+from tests.kernel.small import machine_code
 from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
@@ -80,3 +84,23 @@ def test_the_intended_instructions_are_there(name: str, instructions: list[str])
         assert instruction in code
     assert "LDL" not in code
     assert "STL" not in code
+
+
+@pytest.mark.parametrize("arch", ["80", "90", "120"])
+@pytest.mark.parametrize("name", ["flash", "split_kv"])
+@pytest.mark.parametrize("head_dim", [128, 256])
+def test_all_loads_of_a_tile_are_started_before_the_first_is_used(name: str, arch: str, head_dim: int) -> None:
+    """Half of 32 keys and as many values, in words, over 1024 threads."""
+    case = small(name, head_dim=head_dim, arch=arch)
+    compiled = compile_many([Request(kernel(name).source, case.plan.defines, arch)])[0]
+    found = tile_loop(machine_code(compiled, name))
+    assert found is not None
+    moves = [instruction.opcode for instruction in found.instructions if instruction.opcode in ("LDG", "STS")]
+    first = moves.index("LDG")
+    assert moves[first : first + head_dim // 32] == ["LDG"] * (head_dim // 32)
+    assert moves.count("LDG") == head_dim // 32
+
+
+def test_the_gate_compiles_for_every_architecture() -> None:
+    requests = [Request(folder("kernels") / "gate.cu", {}, arch) for arch in ARCHITECTURES]
+    assert all(compiled.resources["gate"].stack_bytes == 0 for compiled in compile_many(requests))

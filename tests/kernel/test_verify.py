@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,16 @@ def test_a_right_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "")
     assert out.count("right") == 2
     assert max(len(line) for line in out.splitlines()) <= 80
+    assert out.startswith("h100-sxm (sm_90) · bf16 · S 1–200 · splits 1, 2, 3 · random, rising values\nschedules: ")
+    assert "limit" not in out.split("right")[-1]
+    assert re.search(r"^split_kv +1–200 +6 ", out, re.MULTILINE)
+
+
+def test_the_wider_limit_of_tensor_cores_in_bf16_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "tensor_cores", "--seq", "20")
+    assert "limit 2.5e-03 on tensor cores: storing a result in bf16 costs 1.7e-3" in out
+    _, out, _ = ran(capsys, "tensor_cores", "--seq", "20", "--dtype", "fp16")
+    assert "on tensor cores" not in out
 
 
 def test_as_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,8 +70,9 @@ def test_what_the_gpu_does_not_run_is_left_out(capsys: pytest.CaptureFixture[str
     ("arguments", "message"),
     [
         (("flsh",), "unknown kernel 'flsh'"),
-        (("flash", "--gpu", "mi300x"), "the kernels are not compiled for"),
-        (("flash", "--gpu", "v100"), "the kernels are not compiled for"),
+        (("flash", "--gpu", "mi300x"), "the kernels are CUDA: mi300x does not run them"),
+        (("flash", "--gpu", "v100"), "the kernels are not compiled for v100-sxm2-32gb (sm_70)"),
+        (("flash", "--gpu", "b300"), "the kernels are not compiled for b300 (sm_103)"),
         (("flash", "--dtype", "fp32"), "flash does not take fp32 queries"),
         (("flash", "--seq", "0"), "seq"),
         (("bulk_copy", "--gpu", "a100"), "bulk_copy needs sm_90"),
