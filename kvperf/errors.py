@@ -16,6 +16,16 @@ class KvperfError(Exception):
         self.hint = hint
 
 
+class NoGpuError(KvperfError):
+    """There is no usable GPU, because of `why`."""
+
+    exit_code = 3
+
+    def __init__(self, why: str) -> None:
+        hint = "`--emulate` runs the kernels on the interpreter, untimed; `kvperf bench show` reads records"
+        super().__init__(f"no GPU to measure on: {why}", hint)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to `name`, or None where none is close."""
     import difflib

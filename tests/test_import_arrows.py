@@ -31,6 +31,7 @@ FLOW: tuple[tuple[str, ...], ...] = (
     ("analysis",),
     ("explanation",),
     ("api",),
+    ("bench",),
     ("render",),
     ("cli",),
     ("__main__",),

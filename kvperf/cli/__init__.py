@@ -23,6 +23,8 @@ COMMANDS = {
     "gpus": ("kvperf.cli.gpus", "List, show and check GPU profiles."),
     "models": ("kvperf.cli.models", "List, show and import models."),
     "kernel": ("kvperf.cli.kernel", "List, show, compare and verify the attention kernels."),
+    "bench": ("kvperf.cli.bench", "Measure kernels and ceilings on a GPU; show and compare records."),
+    "doctor": ("kvperf.cli.doctor", "What is installed for compiling, verifying and measuring kernels."),
 }
 
 

@@ -134,7 +134,7 @@ class Launch(Strict, frozen=True):
 class Measured(Strict, frozen=True):
     """A throughput that somebody reached.
 
-    what         the experiment
+    what         the experiment; mma: matrix instructions on registers alone
     dtype        operand format of a FLOP/s reading
     accumulator  where it is narrower than fp32
     clock        the SM clock of the run, where it was recorded
@@ -157,6 +157,7 @@ class Measured(Strict, frozen=True):
         "gemm_sustained",
         "attention",
         "vector",
+        "mma",
     ]
     value: Throughput
     kind: Literal["measured"]

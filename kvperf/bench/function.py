@@ -1,0 +1,76 @@
+"""Measure any function that launches work on the GPU: `kvperf.bench.measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kvperf.bench.attention import flush_of
+from kvperf.bench.ceiling_calls import empty_call
+from kvperf.bench.outcome import judged, timed
+from kvperf.bench.record import Case, Regime, Work
+from kvperf.bench.rig import Rig
+from kvperf.bench.run import profile_of
+from kvperf.bench.timing import Contestant, is_cold, sets_for
+from kvperf.bench.timing import measure as read
+
+
+def measure(
+    function: Callable[..., Any],
+    *arguments: Any,
+    work: Work | None = None,
+    regime: Regime = "cold",
+    budget_s: float = 10.0,
+    seed: int = 0,
+    gpu: str | None = None,
+    rig: Rig | None = None,
+) -> Case:
+    """Device time of `function(*arguments)`, with its interval, shares of the roofs and gap.
+
+    arguments  arrays among them (with `nbytes` and `copy` or `clone`) are copied until calls are cold
+    work       what it has to do, for bandwidth, bound and gap; None: time alone
+    gpu        the profile of the datasheet;  rig: the device, if one is open already
+
+    The function must enqueue its work on the current CuPy stream (PyTorch: `torch.cuda.ExternalStream`), and return.
+    Raises NoGpuError without a GPU.
+    """
+    if rig is None:
+        from kvperf.bench.device import Device
+
+        rig = Device()
+    profile, work = profile_of(rig.facts, gpu), work or Work()
+    held = sum(int(a.nbytes) for a in arguments if hasattr(a, "nbytes"))
+    sets = [arguments] + [
+        _copied(arguments) for _ in range(sets_for(regime, held, rig.facts.l2_bytes) - 1 if held else 0)
+    ]
+    contestant = Contestant("function", regime, [_bound(function, given) for given in sets], held)
+    flushed = regime == "cold" and not is_cold(contestant, rig.facts.l2_bytes)
+    if flushed:
+        contestant.before = flush_of(rig, "memset-read")
+    launch = Contestant("launch", regime, [empty_call(rig)], 0)
+    found = read(rig, [launch, contestant], budget_s=budget_s, seed=seed)
+    case = Case(
+        family="kernel",
+        subject=getattr(function, "__name__", "function"),
+        regime=regime,
+        work=work,
+        bound_s=work.compulsory_bytes / profile.hbm_bytes_per_s if profile and work.compulsory_bytes else None,
+        flush="memset-read" if flushed else "rotation",
+    )
+    case = timed(case, contestant, found["function"])
+    return judged(case, rig.facts, profile, launch_s=found["launch"].statistics.median_s)
+
+
+def _bound(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], None]:
+    def call() -> None:
+        function(*arguments)
+
+    return call
+
+
+def _copied(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_copy(a) if hasattr(a, "nbytes") else a for a in arguments)
+
+
+def _copy(array: Any) -> Any:
+    return array.clone() if hasattr(array, "clone") else array.copy()

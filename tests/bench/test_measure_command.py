@@ -1,0 +1,205 @@
+"""`kvperf bench` without a GPU: the interpreter path end to end, and what a wrong call prints."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kvperf.bench.facts import facts
+from kvperf.bench.monitor import Monitor, slowdown
+from kvperf.bench.record import read
+from kvperf.bench.run import profile_of
+from kvperf.cli import run as kvperf
+from tests.nvrtc import needs_nvrtc
+
+TINY = str(Path(__file__).parents[1] / "data" / "bench" / "tiny.yaml")
+ROOT = Path(__file__).parents[2]
+no_cupy = pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="with CuPy there may be one")
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = kvperf(["bench", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@no_cupy
+@pytest.mark.parametrize("command", [[], ["ceilings"], ["attention"], ["stages"], ["step"]])
+def test_without_a_gpu_it_says_so_and_exits_3(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    code, out, err = ran(capsys, *command)
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 2
+    assert err.startswith("error: no GPU to measure on")
+    assert "--emulate" in err and "kvperf bench show" in err
+
+
+@needs_nvrtc
+def test_emulated_attention(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    names = ["--kernel", "vector_loads", "--kernel", "mla"]
+    code, out, err = ran(capsys, "attention", "--emulate", "--seq", "5,33", *names, "--record", str(file))
+    assert code == 0
+    assert "left out: mla" in err and f"record: {file}" in err
+    assert "nothing was timed" in out and "vector_loads" in out
+    record = read(file)
+    assert record.emulated and record.complete
+    assert [case.shape["seq"] for case in record.cases] == [5, 33]
+    assert all(case.verdict == "requests what the closed form says" for case in record.cases)
+    assert record.command.endswith("") and record.environment.capability == "90"
+
+
+@needs_nvrtc
+def test_an_emulated_record_does_not_land_among_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    file = tmp_path / "reports" / "record.json"
+    code, out, err = ran(capsys, "attention", "--emulate", "--record", str(file))
+    assert code == 2 and "an emulated record is no measurement" in err
+    assert not file.exists() and out == ""
+
+
+@needs_nvrtc
+def test_a_wrong_kernel_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def zero(q, k, v, out):\n    out[...] = 0\n")
+    arguments = ["attention", "--emulate", "--dtype", "fp16", "--kernel", f"{mine}:zero"]
+    code, out, _ = ran(capsys, *arguments, "--record", str(tmp_path / "r.json"))
+    assert code == 1
+    assert "refused: mine.py:zero" in out and "wrong result: error 1" in out
+
+
+@needs_nvrtc
+def test_an_interrupted_run_keeps_what_it_has(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kvperf.bench import attention
+
+    whole, file = attention.bench, tmp_path / "r.json"
+
+    def interrupted(rig, gpu, shape, *rest):  # type: ignore[no-untyped-def]
+        if shape.seq == 33:
+            raise KeyboardInterrupt
+        return whole(rig, gpu, shape, *rest)
+
+    monkeypatch.setattr(attention, "bench", interrupted)
+    code, _, err = ran(capsys, "attention", "--emulate", "--seq", "5,33", "--kernel", "split_kv", "--record", str(file))
+    assert code == 130
+    assert f"kept 1 cases in {file}" in err
+    record = read(file)
+    assert not record.complete and len(record.cases) == 1
+
+
+@needs_nvrtc
+def test_emulated_ceilings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, _ = ran(capsys, "ceilings", "--emulate", "--record", str(tmp_path / "r.json"))
+    assert code == 0
+    cases = read(tmp_path / "r.json").cases
+    assert all(case.refused is None for case in cases)
+    assert {case.subject for case in cases} >= {"read", "triad", "l2_read", "mma_sync_bf16", "exp2"}
+
+
+@needs_nvrtc
+def test_emulated_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["step", "--emulate", "--model", TINY, "--seq", "33", "--batch", "2"]
+    code, _, _ = ran(capsys, *arguments, "--record", str(tmp_path / "r.json"))
+    assert code == 0
+    (case,) = read(tmp_path / "r.json").cases
+    assert case.error is not None and case.error_limit is not None and 0 < case.error <= case.error_limit
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--emulate", "--batch", "1,x"], "--batch '1,x' is no list of numbers"),
+        (["attention", "--emulate", "--regime", "hot"], "unknown regime 'hot'"),
+        (["attention", "--emulate", "--kv-dtype", "fp4"], "unknown KV format 'fp4'"),
+        (["attention", "--emulate", "--kernel", "split_vk"], "unknown kernel 'split_vk'"),
+        (["attention", "--emulate", "--kernel", "a.py:f"], "a.py: no such file"),
+        (["attention", "--emulate", "--heads", "3", "--kv-heads", "2"], "3 heads cannot share 2 KV heads"),
+        (["attention", "--emulate", "--head-dim", "96"], "head_dim 96"),
+        (["attention", "--emulate", "--against", "cudnn"], "unknown library 'cudnn'"),
+        (["ceilings", "--emulate", "--write-profile", "x.yaml"], "--write-profile with --emulate"),
+        (["--emulate", "attention"], "--emulate stands before the command"),
+        (["step", "--emulate"], "GB are free"),
+        (["step", "--emulate", "--model", "deepseek-v3"], "not built on the GPU yet"),
+        (["step", "--emulate", "--model", TINY, "--layers", "9"], "--layers 9"),
+    ],
+)
+def test_bad_input(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ran(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err and "\nhint: " in err
+    assert "Traceback" not in err
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kvperf(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert all(part in out for part in ("NVRTC", "driver", "CuPy", "NVML", "disassembler"))
+    assert kvperf(["doctor", "--format", "json"]) == 0
+    assert '"schema":"kvperf.doctor/1"' in capsys.readouterr().out.replace(" ", "")
+
+
+def test_only_one_file_calls_the_gpu() -> None:
+    callers = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "kvperf").rglob("*.py")
+        if "import cupy" in file.read_text(encoding="utf-8")
+    }
+    assert callers == {"kvperf/bench/device.py"}
+    assert len((ROOT / "kvperf/bench/device.py").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_script_for_a_gpu_is_shell() -> None:
+    subprocess.run(["bash", "-n", str(ROOT / "scripts" / "gpu_run.sh")], check=True)
+
+
+class Nvml:
+    """An NVML that answers some questions."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:  # noqa: N802
+        return b"580.1"
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:  # noqa: N802
+        return 512_000
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: str, domain: int) -> int:  # noqa: N802
+        return {1: 1980, 2: 3201}[domain]
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802
+        return 0x4 | 0x40
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
+        raise self.NVMLError
+
+
+def test_what_nvml_does_not_answer_is_unknown() -> None:
+    found = Monitor(Nvml(), "gpu").conditions()
+    assert (found.power_w, found.temperature_c, found.memory_clock_hz) == (512, None, None)
+    assert found.throttled == "power cap, hardware thermal"
+    assert slowdown(0x1) is None  # idle
+
+
+def test_facts_of_a_driver() -> None:
+    attributes = {"MultiProcessorCount": 132, "L2CacheSize": 60 << 20, "MemoryClockRate": 1, "EccEnabled": 1}
+    found = facts("NVIDIA H200", "90", attributes, 13000, Monitor(Nvml(), "gpu"))
+    assert (found.sm_clock_max_hz, found.memory_clock_max_hz) == (1980e6, 3201e6)
+    assert (found.cuda, found.driver, found.ecc, found.mig) == ("13.0", "580.1", True, None)
+    bare = facts("NVIDIA H200", "90", attributes, 13000, None)
+    assert (bare.sm_clock_max_hz, bare.memory_clock_max_hz, bare.driver) == (None, 1e3, None)
+    gpu = profile_of(found, None)
+    assert gpu is not None and gpu.name == "h200-sxm"
+    assert profile_of(facts("Some GPU", "90", attributes, 13000, None), None) is None
