@@ -6,8 +6,10 @@ result = run(ptx, "split_kv", grid=(8, 2, 1), block=(128,), arguments=[q, k, v, 
 result.counts.loads["k"].bytes
 ```
 
-What it does not see: the order in which memory becomes visible to other threads without a fence, time, and
-denormals (kept, where `.ftz` would flush them; ex2 and its like flush).
+What it does not see: time, and the order in which memory becomes visible to other threads without a fence. Where a
+`.sync` instruction brings the lanes of a warp together, it takes what they wrote before for visible to all of them: a
+`__syncwarp()` missing in front of one goes unnoticed, and so does a missing proxy fence. Approximations (ex2, rcp …)
+are closer than the hardware's, and matrix products sum in another order.
 """
 
 from kvperf.emulator.counts import Counts, Traffic

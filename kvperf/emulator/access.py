@@ -40,11 +40,13 @@ def _space(modifiers: tuple[str, ...]) -> str:
     return "generic"
 
 
-def load(threads: Threads, space: str, address: Array, width: int) -> Array:
-    """Elements of `width` bytes, one per thread."""
+def load(threads: Threads, space: str, address: Array, width: int, *, read_only: bool = False) -> Array:
+    """Elements of `width` bytes, one per thread; `read_only`: through the cache that sees no writes of this launch."""
     found = None
     for place in places(threads, space, address, width, "load"):
         check_written(threads, place, width)
+        if read_only:
+            _check_unchanged(threads, place, width)
         data = place.memory.load(place.offset, width)
         if place.positions is None:
             return data
@@ -108,6 +110,18 @@ def check_written(threads: Threads, place: Place, width: int) -> None:
         at = first if place.positions is None else int(place.positions[first])
         name, byte = _name_of(threads, place, first)
         raise threads.fault("uninitialised", f"reads byte {byte} of {name}, which nobody wrote", at, name)
+
+
+def _check_unchanged(threads: Threads, place: Place, width: int) -> None:
+    buffer = place.memory
+    if not isinstance(buffer, Buffer) or buffer.changed is None:
+        return
+    changed = buffer.changed.touched(place.offset, width)
+    if changed.any():
+        first = int(changed.argmax())
+        at = first if place.positions is None else int(place.positions[first])
+        what = f"reads byte {place.offset[first]} of {buffer.name} through the read-only cache, written in this launch"
+        raise threads.fault("read-only", what, at, buffer.name)
 
 
 def _name_of(threads: Threads, place: Place, first: int) -> tuple[str, int]:

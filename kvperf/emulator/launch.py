@@ -20,6 +20,12 @@ from kvperf.emulator.special import Geometry
 
 # Threads that sit in the machine at once, unless the caller wants more blocks to be resident together.
 BATCH_THREADS = 8192
+# What CUDA allows: blocks along y and z of a grid, threads along x, y and z of a block and together.
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+MOST_THREADS = (1024, 1024, 64)
+MOST_BLOCK_THREADS = 1024
+# Shared memory of a block, of sm_90 and sm_100; others have less.
+SHARED_LIMIT_BYTES = 227 * 1024
 # Static shared memory may end anywhere; the dynamic part starts at a multiple of this.
 DYNAMIC_ALIGNMENT = 16
 
@@ -44,15 +50,17 @@ def run(
     names: Sequence[str] = (),
     initialised: Mapping[str, Array | bool] | None = None,
     resident_blocks: int | None = None,
+    shared_limit_bytes: int = SHARED_LIMIT_BYTES,
 ) -> Emulated:
     """Execute `entry` of a PTX module over the grid.
 
-    arguments        arrays (global buffers, read and written in place) and NumPy scalars, one per parameter
-    shared_bytes     dynamic shared memory
-    schedule, seed   the order of warps, blocks and copies: see `kvperf.emulator.schedule`
-    names            of the arguments, or of the arrays among them, for counters and faults
-    initialised      by name, which elements of an array hold data; loads of the others are faults
-    resident_blocks  how many blocks are in flight together; None: as many as fit a batch
+    arguments           arrays (global buffers, read and written in place) and NumPy scalars, one per parameter
+    shared_bytes        dynamic shared memory
+    schedule, seed      the order of warps, blocks and copies: see `kvperf.emulator.schedule`
+    names               of the arguments, or of the arrays among them, for counters and faults
+    initialised         by name, which elements of an array hold data; loads of the others are faults
+    resident_blocks     how many blocks are in flight together; None: as many as fit a batch
+    shared_limit_bytes  the most shared memory, static and dynamic, that the GPU gives a block
     """
     if schedule not in NAMES:
         raise Fault("unknown", f"unknown schedule '{schedule}'", f"one of {', '.join(NAMES)}")
@@ -62,6 +70,11 @@ def run(
     memory = GlobalMemory()
     parameters = _bind(code.kernel, arguments, _names(arguments, names), memory, initialised or {})
     layout, static_bytes, local_bytes = _lay_out(code.kernel, memory)
+    if static_bytes + shared_bytes > shared_limit_bytes:
+        what = f"{entry}: {static_bytes} bytes of static and {shared_bytes} of dynamic shared memory"
+        raise Fault("launch", what, f"a block has {shared_limit_bytes} at most")
+    if code.read_only:
+        memory.watch_changes()
     order, counts = Schedule(schedule, seed), Counts()
     blocks = order.block_order(geometry.blocks)
     batch = resident_blocks or max(1, BATCH_THREADS // (-(-geometry.block_threads // 32) * 32))
@@ -82,9 +95,13 @@ def _three(size: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _check_shape(kernel: Kernel, geometry: Geometry) -> None:
-    if geometry.blocks <= 0 or not 0 < geometry.block_threads <= 1024:
+    sizes = zip((*geometry.grid, *geometry.block), MOST_BLOCKS + MOST_THREADS, strict=True)
+    if geometry.block_threads > MOST_BLOCK_THREADS or not all(0 < size <= most for size, most in sizes):
         what = f"{kernel.name}: grid {geometry.grid} of blocks {geometry.block}"
-        raise Fault("launch", what, "a grid has at least one block, a block 1 to 1024 threads")
+        hint = f"a grid has up to {MOST_BLOCKS} blocks, a block 1 to {MOST_BLOCK_THREADS} threads, up to {MOST_THREADS}"
+        raise Fault("launch", what, hint)
+    if geometry.shared_bytes < 0:
+        raise Fault("launch", f"{kernel.name}: {geometry.shared_bytes} bytes of shared memory", "zero or more")
     if kernel.max_threads is not None and geometry.block_threads > kernel.max_threads:
         what = f"{kernel.name}: a block of {geometry.block_threads} threads"
         raise Fault("launch", what, f"its launch bounds allow {kernel.max_threads}")

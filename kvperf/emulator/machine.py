@@ -91,15 +91,12 @@ class Machine:
 
     def run(self) -> None:
         """Until every thread has exited."""
-        try:
-            while True:
-                chosen = self.schedule.choose(self.ready, self.warps_per_block)
-                if chosen is not None:
-                    self._advance(*chosen)
-                elif not self._unblock():
-                    break
-        except NotImplementedError as what:
-            raise self.fault("unknown", f"the interpreter does not know {what}") from None
+        while True:
+            chosen = self.schedule.choose(self.ready, self.warps_per_block, self.program.apart)
+            if chosen is not None:
+                self._advance(*chosen)
+            elif not self._unblock():
+                break
         self.copies.land_all()
         for instruction, executed in zip(self.program.kernel.code, self.executed, strict=True):
             if executed:
@@ -109,6 +106,7 @@ class Machine:
         """Threads that stand at one instruction, to the end of its basic block; all threads, as far as they agree."""
         program, executed = self.program, self.executed
         code, ends, collective, control = program.kernel.code, program.block_end, program.collective, program.control
+        apart = program.apart if self.schedule.splits_warps else None
         while True:
             self.steps += 1
             if self.steps > MOST_STEPS:
@@ -127,6 +125,10 @@ class Machine:
                     executed[position] += threads.n
                 else:
                     executed[position] += execute(threads, instruction)
+                if apart is not None and collective[position] and apart[position + 1] and position + 1 < end:
+                    threads.flush(everything=True)
+                    self.go(threads, position + 1)
+                    return
             following = self._follow(threads, code[last], last) if last < end else end
             threads.flush()
             if isinstance(following, int) and following >= 0 and threads.index is None:

@@ -1,7 +1,8 @@
 """Memory: global buffers, shared memory of each block, local memory of each thread; every access is checked.
 
-Claims: an access beyond a buffer, a misaligned one, and a load of a byte nobody wrote are faults. Each global buffer
-has an address range of its own, so an overrun never lands in a neighbour.
+Claims: an access beyond a buffer, a misaligned one, and a load of a byte nobody wrote are faults, and so is a load
+through the read-only cache of a byte that this launch has written. Each global buffer has an address range of its own,
+so an overrun never lands in a neighbour.
 """
 
 from __future__ import annotations
@@ -23,14 +24,46 @@ LOCAL_WINDOW = 1 << 61
 WIDTHS = {1: np.dtype("u1"), 2: np.dtype("u2"), 4: np.dtype("u4"), 8: np.dtype("u8"), 16: np.dtype("c16")}
 
 
-class Bytes:
-    """Bytes, with a shadow that says which of them were written; `shadow` is None where all were."""
+class Shadow:
+    """A mark, 0 or 1, on each byte of a memory."""
 
-    def __init__(self, data: Array, shadow: Array | None) -> None:
+    def __init__(self, marks: Array) -> None:
+        self.marks = marks
+        self._views: dict[int, tuple[Array, Any]] = {}
+
+    def set(self, offset: Array, width: int, *, marked: bool) -> None:
+        view, pattern = self._view(width)
+        view[offset >> (width.bit_length() - 1)] = pattern if marked else 0
+
+    def whole(self, offset: Array, width: int) -> Array:
+        """Which of the accesses find every byte marked."""
+        view, pattern = self._view(width)
+        same = view[offset >> (width.bit_length() - 1)] == pattern
+        return same.all(axis=1) if width == 16 else same
+
+    def touched(self, offset: Array, width: int) -> Array:
+        """Which of the accesses find a byte marked."""
+        found = self._view(width)[0][offset >> (width.bit_length() - 1)] != 0
+        return found.any(axis=1) if width == 16 else found
+
+    def _view(self, width: int) -> tuple[Array, Any]:
+        """The marks as elements of a width (two of 8 bytes for 16), and what an element is that is marked all over."""
+        known = self._views.get(width)
+        if known is None:
+            size = min(width, 8)
+            part = self.marks[: len(self.marks) // width * width]
+            view = part.view(np.uint64).reshape(-1, 2) if width == 16 else part.view(WIDTHS[width])
+            known = self._views[width] = view, WIDTHS[size].type(int.from_bytes(b"\1" * size, "little"))
+        return known
+
+
+class Bytes:
+    """Bytes, with a shadow that marks those that were written; `shadow` is None where all were."""
+
+    def __init__(self, data: Array, marks: Array | None) -> None:
         self.data = data
-        self.shadow = shadow
+        self.shadow = None if marks is None else Shadow(marks)
         self._views: dict[int, Array] = {}
-        self._shadow_views: dict[int, Array] = {}
 
     def elements(self, width: int) -> Array:
         """The bytes as elements of `width`; a tail that fills none is left out."""
@@ -46,49 +79,40 @@ class Bytes:
     def store(self, offset: Array, width: int, values: Array) -> None:
         self.elements(width)[offset >> (width.bit_length() - 1)] = values
         if self.shadow is not None:
-            self.mark(offset, width, written=True)
+            self.shadow.set(offset, width, marked=True)
 
     def mark(self, offset: Array, width: int, *, written: bool) -> None:
         """Remember whether the bytes hold data."""
         if self.shadow is None:
             if written:
                 return
-            self.shadow = np.ones(len(self.data), np.uint8)
-        view, pattern = self._shadow(width)
-        if width == 16:
-            view[offset >> 4] = pattern if written else 0
-        else:
-            view[offset >> (width.bit_length() - 1)] = pattern if written else 0
+            self.shadow = Shadow(np.ones(len(self.data), np.uint8))
+        self.shadow.set(offset, width, marked=written)
 
     def unwritten(self, offset: Array, width: int) -> Array | None:
         """Which of the accesses touch a byte that nobody wrote; None where none does."""
         if self.shadow is None:
             return None
-        view, pattern = self._shadow(width)
-        written = view[offset >> (width.bit_length() - 1)] == pattern
-        if written.all():
-            return None
-        return ~(written.all(axis=1) if width == 16 else written)
-
-    def _shadow(self, width: int) -> tuple[Array, Any]:
-        view = self._shadow_views.get(width)
-        if view is None:
-            assert self.shadow is not None
-            part = self.shadow[: len(self.shadow) // width * width]
-            view = part.view(np.uint64).reshape(-1, 2) if width == 16 else part.view(WIDTHS[width])
-            self._shadow_views[width] = view
-        size = min(width, 8)
-        return view, WIDTHS[size].type(int.from_bytes(b"\1" * size, "little"))
+        written = self.shadow.whole(offset, width)
+        return None if written.all() else ~written
 
 
 class Buffer(Bytes):
-    """One array of global memory. `initialised` marks its elements that hold data; None: all."""
+    """One array of global memory. `initialised` marks its elements that hold data; None: all. `changed` marks the bytes
+    that this launch has written; None: nobody wants to know.
+    """
 
     def __init__(self, name: str, array: Array, number: int, initialised: Array | bool | None) -> None:
         flat = array.reshape(-1).view(np.uint8) if array.size else np.zeros(0, np.uint8)
         super().__init__(flat, _shadow_of(array, initialised))
         self.name = name
         self.address = number << REGION_BITS
+        self.changed: Shadow | None = None
+
+    def store(self, offset: Array, width: int, values: Array) -> None:
+        super().store(offset, width, values)
+        if self.changed is not None:
+            self.changed.set(offset, width, marked=True)
 
 
 def _shadow_of(array: Array, initialised: Array | bool | None) -> Array | None:
@@ -112,6 +136,11 @@ class GlobalMemory:
         buffer = Buffer(name, array, len(self.buffers) + 1, initialised)
         self.buffers.append(buffer)
         return buffer
+
+    def watch_changes(self) -> None:
+        """Remember from now on which bytes are written."""
+        for buffer in self.buffers:
+            buffer.changed = Shadow(np.zeros(len(buffer.data), np.uint8))
 
     def at(self, number: int) -> Buffer | None:
         return self.buffers[number - 1] if 1 <= number <= len(self.buffers) else None

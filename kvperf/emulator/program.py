@@ -10,18 +10,25 @@ from typing import Any
 from kvperf.emulator.formats import KINDS
 from kvperf.emulator.instruction import Address, Immediate, Instruction, Register, Vector
 from kvperf.emulator.opcodes import COLLECTIVES, CONTROL, action_of
+from kvperf.emulator.opcodes.memory import reads_through
 from kvperf.emulator.parse import Kernel, parse
+
+# Opcodes of memory, but for those that the lanes of a warp execute together.
+ACCESSES = frozenset(("ld", "ldu", "st", "atom", "red", "cp", "mbarrier"))
 
 
 @dataclass(frozen=True)
 class Program:
     """A kernel and what the machine asks of it at every step.
 
-    block_end   for each instruction, where its basic block ends
-    control     for each instruction, whether it decides where threads go next; it is the last of its block
-    collective  for each instruction, whether the lanes of a warp execute it together
-    registers   the declared type of every register
-    live        the registers that hold a value from one basic block to another
+    block_end     for each instruction, where its basic block ends
+    control       for each instruction, whether it decides where threads go next; it is the last of its block
+    collective    for each instruction, whether the lanes of a warp execute it together
+    registers     the declared type of every register
+    live          the registers that hold a value from one basic block to another
+    read_only     whether it loads through the read-only cache
+    apart         for each instruction, whether it would show if only some lanes of a warp went on from here: the next
+                  that brings them together, or the end of the block, lies behind an access to memory
     """
 
     kernel: Kernel
@@ -30,6 +37,8 @@ class Program:
     collective: list[bool]
     registers: dict[str, str]
     live: frozenset[str]
+    read_only: bool
+    apart: list[bool]
 
 
 @lru_cache(maxsize=32)
@@ -43,13 +52,16 @@ def program(ptx: str, entry: str) -> Program:
     control = [is_control(instruction) for instruction in kernel.code]
     ends = _block_ends(kernel, control)
     registers = {register.name: register.kind for i in kernel.code for register, _ in _registers(i)}
+    collective = [is_collective(instruction) for instruction in kernel.code]
     return Program(
         kernel=kernel,
         block_end=ends,
         control=control,
-        collective=[is_collective(instruction) for instruction in kernel.code],
+        collective=collective,
         registers=registers,
         live=_live(kernel, ends),
+        read_only=any(reads_through(instruction) for instruction in kernel.code),
+        apart=_apart(kernel, ends, collective),
     )
 
 
@@ -106,6 +118,18 @@ def _block_ends(kernel: Kernel, control: list[bool]) -> list[int]:
         if i in heads:
             end = i
     return ends
+
+
+def _apart(kernel: Kernel, ends: list[int], collective: list[bool]) -> list[bool]:
+    apart = [False] * (len(kernel.code) + 1)
+    for position in reversed(range(len(kernel.code))):
+        behind = apart[position + 1] and position + 1 < ends[position]
+        apart[position] = not collective[position] and (behind or _accesses(kernel.code[position]))
+    return apart
+
+
+def _accesses(instruction: Instruction) -> bool:
+    return instruction.opcode in ACCESSES and not (instruction.has("param") or instruction.has("const"))
 
 
 def _live(kernel: Kernel, ends: list[int]) -> frozenset[str]:

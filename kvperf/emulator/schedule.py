@@ -6,6 +6,8 @@ reverse   the same from the last warp, blocks in reverse order; copies land as s
           that did an atomic operation together, the last runs as far ahead of the others as it can
 random    by seed: another order of warps every few steps, blocks in random order, at times half of them asleep, and
           each copy lands early or late
+halves    each warp falls apart into two halves of its lanes, which meet only where an instruction names both; until
+          then one half of all warps goes first, which of them changes by seed: exposes a missing `__syncwarp()`
 """
 
 from __future__ import annotations
@@ -16,17 +18,21 @@ import numpy as np
 
 from kvperf.emulator.formats import Array
 
-NAMES = ("forward", "greedy", "reverse", "random")
+NAMES = ("forward", "greedy", "reverse", "random", "halves")
+WARP = 32
 NEVER = np.iinfo(np.int32).max
 # Mean number of basic blocks between two orders of a random schedule.
 MEAN_STEPS = 16
 
 
 class Schedule:
-    """One of the four, for one run."""
+    """One of them, for one run."""
 
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
+        self.splits_warps = name == "halves"
+        # The half of each warp that goes first, where warps are split.
+        self.ahead = 0
         self.random = np.random.default_rng(seed)
         self.steps_left = 0
         self.order: Array | None = None
@@ -56,11 +62,17 @@ class Schedule:
         """Which of several pending copies lands next."""
         return int(self.random.integers(pending)) if self.name == "random" else pending - 1
 
-    def choose(self, ready: Array, warps_per_block: int) -> tuple[int, Array | None] | None:
-        """An instruction and the threads that shall execute it (None: all), or None where no thread is ready."""
-        if self.name == "forward" or (warps_per_block == 1 and self.name != "random" and self.asleep is None):
+    def choose(self, ready: Array, warps_per_block: int, apart: list[bool]) -> tuple[int, Array | None] | None:
+        """An instruction and the threads that shall execute it (None: all), or None where no thread is ready.
+
+        `apart`: by instruction, whether halves of a warp go on one by one where the schedule splits warps.
+        """
+        in_order = self.name in ("greedy", "reverse") and warps_per_block == 1 and self.asleep is None
+        if self.name == "forward" or in_order:
             return _lowest(ready)
-        by_warp = ready.reshape(-1, warps_per_block, 32)
+        if self.splits_warps:
+            return self._choose_half(ready, apart)
+        by_warp = ready.reshape(-1, warps_per_block, WARP)
         next_of_warp = by_warp.min(axis=2)
         order = self._order(*next_of_warp.shape)
         ordered = next_of_warp[:, order]
@@ -74,7 +86,23 @@ class Schedule:
             return None
         here = np.flatnonzero(at == pc)
         warps = here * warps_per_block + order[first[here]]
-        threads = (warps[:, None] * 32 + np.arange(32))[by_warp[here, order[first[here]]] == pc]
+        threads = (warps[:, None] * WARP + np.arange(WARP))[by_warp[here, order[first[here]]] == pc]
+        return pc, None if len(threads) == len(ready) else threads
+
+    def _choose_half(self, ready: Array, apart: list[bool]) -> tuple[int, Array | None] | None:
+        if self.steps_left == 0:
+            self.steps_left = int(self.random.geometric(1 / MEAN_STEPS))
+            self.ahead = int(self.random.integers(2))
+        self.steps_left -= 1
+        by_half = ready.reshape(-1, 2, WARP // 2)
+        pc = int(by_half[:, self.ahead].min())
+        pc = int(ready.min()) if pc == NEVER else pc
+        if pc == NEVER:
+            return None
+        here = by_half == pc
+        if apart[pc] and here[:, self.ahead].any():
+            here[:, 1 - self.ahead] = False
+        threads = np.flatnonzero(here)
         return pc, None if len(threads) == len(ready) else threads
 
     def wake_all(self) -> bool:

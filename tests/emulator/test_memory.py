@@ -214,6 +214,14 @@ def test_atomic_floats_and_shared_memory() -> None:
     ("arguments", "options", "message"),
     [
         ([np.zeros(4, np.uint32)], {"block": (2048,)}, "1 to 1024 threads"),
+        ([np.zeros(4, np.uint32)], {"block": (1, 1, 65)}, "grid (1, 1, 1) of blocks (1, 1, 65)"),
+        ([np.zeros(4, np.uint32)], {"block": (1, 1, 1024)}, "up to (1024, 1024, 64)"),
+        ([np.zeros(4, np.uint32)], {"block": (0,)}, "1 to 1024 threads"),
+        ([np.zeros(4, np.uint32)], {"grid": (1, 70000)}, "up to (2147483647, 65535, 65535) blocks"),
+        ([np.zeros(4, np.uint32)], {"grid": (1, 1, 65536)}, "grid (1, 1, 65536)"),
+        ([np.zeros(4, np.uint32)], {"shared_bytes": 4 << 20}, "a block has 232448 at most"),
+        ([np.zeros(4, np.uint32)], {"shared_bytes": 99 << 10, "shared_limit_bytes": 98 << 10}, "has 100352 at most"),
+        ([np.zeros(4, np.uint32)], {"shared_bytes": -1}, "zero or more"),
         ([np.zeros(4, np.uint32)], {"schedule": "backward"}, "unknown schedule"),
         ([np.zeros(4, np.uint32)], {"names": "a b"}, "names do not fit"),
         ([np.zeros(4, np.uint32)], {"names": "a", "initialised": {"b": False}}, "no argument is called b"),
@@ -224,3 +232,31 @@ def test_a_launch_that_makes_no_sense(arguments: list[object], options: dict[str
     with pytest.raises(Fault) as caught:
         execute("", *arguments, **options)  # type: ignore[arg-type]
     assert message in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_the_limits_of_a_launch_themselves_are_allowed() -> None:
+    for options in ({"block": (1, 16, 64)}, {"block": (1, 1024)}, {"shared_bytes": 227 << 10}):
+        execute("", np.zeros(4, np.uint32), **options)
+    with pytest.raises(Fault, match="1024 bytes of static and 231936 of dynamic"):
+        execute(".shared .align 16 .b8 tile[1024];", np.zeros(4, np.uint32), shared_bytes=231936)
+
+
+@pytest.mark.parametrize("load", ["ld.global.nc.u32 %r1, [%x1]", "ld.global.nc.v2.u32 {%r1,%r2}, [%x2]"])
+@pytest.mark.parametrize(
+    "store", ["st.global.u8 [%x1+1], %r0;", "red.global.add.u32 [%x1], 1;", "@%p1 st.global.u32 [%x1], %r0;"]
+)
+def test_the_read_only_cache_does_not_see_writes_of_the_launch(load: str, store: str) -> None:
+    pair = "and.b32 %r9, %r0, 30; mul.wide.u32 %x2, %r9, 4; add.s64 %x2, %x0, %x2; setp.eq.u32 %p1, %r0, 9;"
+    fault = fault_of(f"{pair} {store}\n{load};", np.zeros(32, np.uint32), names="keys")
+    assert (fault.kind, fault.buffer) == ("read-only", "keys")
+    assert load in fault.message
+    execute(ADDRESS + f"{pair} {store} {load.replace('.nc', '')};", np.zeros(32, np.uint32))
+
+
+def test_the_read_only_cache_sees_what_was_there_before_and_what_lies_beside() -> None:
+    keys, out = np.arange(32, dtype=np.uint32), np.zeros(32, np.uint32)
+    body = "ld.param.u64 %x2, [p1]; add.s64 %x2, %x2, %x1; sub.s64 %x2, %x2, %x0; ld.global.nc.u32 %r1, [%x1];"
+    execute(ADDRESS + body + "st.global.u32 [%x2], %r1;", keys, out)
+    assert (out == keys).all()
+    even = "and.b32 %r2, %r0, 1; setp.eq.u32 %p1, %r2, 0;"
+    execute(ADDRESS + even + "@%p1 st.global.u32 [%x1], %r0; @!%p1 ld.global.nc.u32 %r1, [%x1];", keys)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kvperf.emulator import SCHEDULES
 from kvperf.kernel.catalogue import KERNELS
 from kvperf.kernel.reference import relative_error
 from kvperf.kernel.traffic import traffic
@@ -15,7 +16,6 @@ from kvperf.kernel.trial import Case, Result, execute, small
 from kvperf.kernel.verify import LIMIT, LIMIT_FP32, limit_of
 from tests.nvrtc import needs_nvrtc
 
-SCHEDULES = ("greedy", "forward", "reverse", "random")
 FULL = bool(os.environ.get("KVPERF_TEST_FULL"))
 
 pytestmark = needs_nvrtc

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kvperf.cli import run
-from kvperf.emulator import Fault
+from kvperf.emulator import SCHEDULES, Fault
 from kvperf.hardware import load_gpu
 from kvperf.kernel import verify
 from kvperf.kernel.catalogue import KERNELS
@@ -130,5 +130,5 @@ def test_every_kernel_has_trials_on_the_gpu_it_is_for() -> None:
     arch = verify.capability(load_gpu("h100"))
     for name in KERNELS:
         chosen = list(verify.cases(name, arch, "fp16"))
-        assert {case.schedule for case in chosen} == {"forward", "greedy", "reverse", "random"}
+        assert {case.schedule for case in chosen} == set(SCHEDULES)
         assert {case.splits for case in chosen} >= {1, 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from kvperf.emulator.fault import Fault
@@ -20,6 +21,7 @@ from kvperf.emulator.opcodes import (
     special,
     warp,
 )
+from kvperf.emulator.opcodes.forms import implemented
 
 # An action, or what binds the instruction to one when the kernel is read.
 TABLE: dict[str, Any] = {
@@ -43,12 +45,18 @@ COLLECTIVES = frozenset(opcode.split(".")[0] for opcode in (*warp.TABLE, *matrix
 
 
 def action_of(instruction: Instruction) -> Action:
-    """The function of the longest known prefix, as in "cp.async.bulk" before "cp.async"."""
-    parts = (instruction.opcode, *instruction.modifiers)
-    for length in range(len(parts), 0, -1):
-        entry = TABLE.get(".".join(parts[:length]))
-        if entry is not None:
-            return entry.bind(instruction) if hasattr(entry, "bind") else entry
+    """The function of the longest known prefix, as in "cp.async.bulk.prefetch" before "cp.async.bulk"; it must
+    implement every modifier that follows."""
+    entry = _entry(instruction.opcode, instruction.modifiers)
+    return entry.bind(instruction) if hasattr(entry, "bind") else entry
+
+
+@cache
+def _entry(opcode: str, modifiers: tuple[str, ...]) -> Any:
+    for length in range(len(modifiers), -1, -1):
+        key = ".".join((opcode, *modifiers[:length]))
+        if key in TABLE:
+            return TABLE[key] if implemented(key, modifiers[length:]) else unknown
     return unknown
 
 

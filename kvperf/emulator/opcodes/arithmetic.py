@@ -13,25 +13,20 @@ from kvperf.emulator.opcodes.elementwise import Elementwise, Rule, same
 
 WIDE = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 NUMPY = {"u16": np.uint16, "s16": np.int16, "u32": np.uint32, "s32": np.int32, "u64": np.uint64, "s64": np.int64}
-ROUNDINGS = ("rz", "rm", "rp")
+# Above this `div.approx` takes the reciprocal of its divisor for 0.
+LARGEST_DIVISOR = 2.0**126
 
 
-def _unknown(what: str) -> Callable[..., Any]:
-    """A function that stops the run when it is executed, not when the kernel is read."""
+def _sum(function: Callable[..., Any]) -> Elementwise:
+    """a ± b; integers wrap, but for `.sat.s32`."""
 
-    def stop(*values: Array) -> Array:
-        raise NotImplementedError(what)
-
-    return stop
-
-
-def _rounded_to_nearest(function: Callable[..., Any]) -> Elementwise:
-    """Floats are rounded to nearest; another rounding stops the run."""
+    def saturated(a: Array, b: Array) -> Array:
+        limits = np.iinfo(np.int32)
+        return np.clip(function(a.astype(np.int64), b), limits.min, limits.max).astype(np.int32)
 
     def rule(instruction: Instruction) -> Rule:
-        found = [rounding for rounding in ROUNDINGS if rounding in instruction.modifiers]
-        chosen = _unknown(f"rounding .{found[0]} of arithmetic") if found else function
-        return Rule(chosen, (instruction.kind,) * (len(instruction.operands) - 1), instruction.kind)
+        kind = instruction.kind
+        return Rule(saturated if kind == "s32" and instruction.has("sat") else function, (kind, kind), kind)
 
     return Elementwise(rule)
 
@@ -43,7 +38,7 @@ def mul(instruction: Instruction) -> Rule:
         return Rule(_wide_product(kind), (kind, kind), WIDE[kind])
     if instruction.has("hi"):
         return Rule(high, (kind, kind), kind)
-    return _rounded_to_nearest(np.multiply).rule(instruction)
+    return Rule(np.multiply, (kind, kind), kind)
 
 
 def mad(instruction: Instruction) -> Rule:
@@ -77,16 +72,24 @@ def high(a: Array, b: Array) -> Array:
 def fma(instruction: Instruction) -> Rule:
     """a·b + c with one rounding: the product is exact in float64, the sum is rounded to 53 bits and then once more."""
     kind, relu = instruction.kind, instruction.has("relu")
-    result_type = np.float64 if kind in ("f64", "f16", "f16x2") else np.float32
+    narrow = {"f32": lambda exact: exact.astype(np.float32), "bf16": _to_odd, "bf16x2": _to_odd}.get(kind, np.asarray)
 
     def fused(a: Array, b: Array, c: Array) -> Array:
         result = np.multiply(a, b, dtype=np.float64)
         result += c
         if relu:
             result = np.maximum(result, 0)
-        return result.astype(result_type)
+        return narrow(result)
 
-    return _rounded_to_nearest(fused).rule(instruction)
+    return Rule(fused, (kind,) * 3, kind)
+
+
+def _to_odd(value: Array) -> Array:
+    """float64 to float32, inexact ones to the neighbour with an odd mantissa: rounding to bf16 is then the only one."""
+    result = value.astype(np.float32)
+    inexact = (result != value) & np.isfinite(result)
+    bits = result.view(np.uint32) - (inexact & (np.abs(result) > np.abs(value)))
+    return (bits.astype(np.uint32) | inexact).view(np.float32)
 
 
 def div(a: Array, b: Array) -> Array:
@@ -96,6 +99,18 @@ def div(a: Array, b: Array) -> Array:
     divisor = np.where(b == 0, b.dtype.type(1), b)
     quotient = (a - np.fmod(a, divisor)) // divisor
     return np.where(b == 0, np.array([-1]).astype(a.dtype), quotient)
+
+
+def quotient(instruction: Instruction) -> Rule:
+    """`.approx` multiplies by the reciprocal, which is 0 for a finite divisor above 2^126."""
+    kind = instruction.kind
+
+    def approximate(a: Array, b: Array) -> Array:
+        beyond = (np.abs(b) > LARGEST_DIVISOR) & np.isfinite(b)
+        found = a / b
+        return np.where(beyond, np.where(np.isinf(a), np.float32(np.nan), np.copysign(np.float32(0), found)), found)
+
+    return Rule(approximate if instruction.has("approx") else div, (kind, kind), kind)
 
 
 def rem(a: Array, b: Array) -> Array:
@@ -133,12 +148,12 @@ def dp4a(instruction: Instruction) -> Rule:
 
 
 TABLE: dict[str, Action | Elementwise] = {
-    "add": _rounded_to_nearest(np.add),
-    "sub": _rounded_to_nearest(np.subtract),
+    "add": _sum(np.add),
+    "sub": _sum(np.subtract),
     "mul": Elementwise(mul),
     "mad": Elementwise(mad),
     "fma": Elementwise(fma),
-    "div": same(div),
+    "div": Elementwise(quotient),
     "rem": same(rem),
     "min": _extreme(np.fmin, np.minimum),
     "max": _extreme(np.fmax, np.maximum),

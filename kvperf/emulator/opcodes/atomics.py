@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from kvperf.emulator import access
+from kvperf.emulator.flush import flushing
 from kvperf.emulator.formats import KINDS, Array
 from kvperf.emulator.instruction import Action, Instruction
+from kvperf.emulator.memory import Buffer
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": np.add,
+    "add.ftz": flushing(np.add, ("f32", "f32"), "f32"),
     "min": np.fmin,
     "max": np.fmax,
     "and": np.bitwise_and,
@@ -37,11 +40,9 @@ def red(threads: Any, instruction: Instruction) -> None:
 
 
 def update(threads: Any, instruction: Instruction, target: Any, operands: tuple[Any, ...]) -> Array:
-    """Apply the operation; the bits that each thread found."""
+    """Apply the operation; the bits that each thread found. fp32 sums in global memory, and only there, are flushed."""
     kind = _kind(instruction)
-    operation = next((_OPERATIONS[m] for m in instruction.modifiers if m in _OPERATIONS), None)
-    if operation is None:
-        raise threads.fault("unknown", "the interpreter does not know this atomic operation")
+    name = next(m for m in instruction.modifiers if m in _OPERATIONS)
     storage, decode, encode = KINDS[kind]
     values = [
         np.broadcast_to(value, (threads.n, *value.shape[1:])) for value in (threads.read(o, kind) for o in operands)
@@ -52,6 +53,8 @@ def update(threads: Any, instruction: Instruction, target: Any, operands: tuple[
         access.check_written(threads, place, width)
         positions = np.arange(threads.n) if place.positions is None else place.positions
         offset = place.offset
+        flushes = kind == "f32" and name == "add" and isinstance(place.memory, Buffer)
+        operation = _OPERATIONS["add.ftz" if flushes else name]
         while len(offset):
             # Each round takes the first thread at each address.
             _, first = np.unique(offset, return_index=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kvperf.emulator.flush import flush
 from kvperf.emulator.formats import KINDS, Array, is_float
 from kvperf.emulator.instruction import Action, Instruction, Register, Vector
 from kvperf.emulator.opcodes.elementwise import Elementwise, Rule, bind
@@ -44,6 +45,7 @@ def compared(relation: str, a: Array, b: Array) -> Array:
 
 def _relation(instruction: Instruction, kind: str, threads: Any) -> Array:
     a, b = (threads.read(operand, kind) for operand in instruction.operands[1:3])
+    a, b = (flush(a), flush(b)) if instruction.has("ftz") else (a, b)
     return compared(instruction.modifiers[0], a, b)
 
 

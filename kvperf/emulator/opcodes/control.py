@@ -39,8 +39,6 @@ def ret(threads: Any, instruction: Instruction) -> int:
 def bar(threads: Any, instruction: Instruction) -> int | Array:
     """`bar.sync`, `bar.arrive`, `bar.red`; also spelt `barrier` and with `.cta`."""
     machine = threads.machine
-    if instruction.has("cluster"):
-        raise threads.fault("unknown", "the interpreter does not know barriers of clusters")
     operands = list(instruction.operands)
     if instruction.has("red"):
         operands.pop(0)

@@ -78,14 +78,7 @@ class _Cvt:
         to, source = instruction.modifiers[-2:]
         if to.endswith("x2") or source.endswith("x2"):
             return _cvt_pair
-        narrows = is_float(source) and is_float(to) and KINDS[source] != KINDS[to]
-        if "rz" in instruction.modifiers and narrows:
-            return _unknown_rounding
         return bind(instruction, Rule(conversion(to, source, instruction), (source,), to))
-
-
-def _unknown_rounding(threads: Any, instruction: Instruction) -> None:
-    raise threads.fault("unknown", "the interpreter rounds floats to nearest, not .rz")
 
 
 def conversion(to: str, source: str, instruction: Instruction) -> Callable[[Array], Array]:
@@ -130,8 +123,6 @@ def _whole(value: Array, dtype: np.dtype[Any]) -> Array:
 def _cvt_pair(threads: Any, instruction: Instruction) -> None:
     """Packed conversions: two floats (the first operand is the upper half) or one packed register to another."""
     to, source = instruction.modifiers[-2:]
-    if "rz" in instruction.modifiers:
-        _unknown_rounding(threads, instruction)
     operands = instruction.operands[1:]
     if source == "f32":
         values = np.stack([threads.read_each(o, "f32") for o in operands[1::-1]], axis=1)

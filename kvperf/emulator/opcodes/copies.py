@@ -8,7 +8,7 @@ import numpy as np
 
 from kvperf.emulator import access
 from kvperf.emulator.formats import Array
-from kvperf.emulator.instruction import Action, Immediate, Instruction
+from kvperf.emulator.instruction import Action, Immediate, Instruction, Register
 from kvperf.emulator.memory import REGION_BITS, WIDTHS, Buffer
 
 BULK_ALIGNMENT = 16
@@ -18,7 +18,9 @@ def cp_async(threads: Any, instruction: Instruction) -> None:
     """`cp.async [shared], [global], size, source size`: zeros behind the source size."""
     target, source, size, *rest = instruction.operands
     width = size.bits
-    taken = threads.read(rest[0], "u32") if rest and not instruction.has("cache_hint") else np.array([width])
+    if width not in ((16,) if instruction.has("cg") else (4, 8, 16)) or (rest and _is_predicate(rest[0])):
+        raise threads.fault("unknown", "the interpreter knows copies of 4, 8 or 16 bytes, cut short by a source size")
+    taken = threads.read(rest[0], "u32") if rest else np.array([width])
     taken = np.broadcast_to(taken, (threads.n,)).astype(np.int64)
     if (taken > width).any():
         raise threads.fault("bounds", f"a source size above the {width} bytes of the copy", int(taken.argmax()))
@@ -29,6 +31,10 @@ def cp_async(threads: Any, instruction: Instruction) -> None:
         here = np.flatnonzero(taken == amount)
         data[here, :amount] = _source(threads, here, address[here], int(amount), width)
     threads.machine.copies.issue(threads, place, data.view(WIDTHS[width]).reshape(-1), width)
+
+
+def _is_predicate(operand: Any) -> bool:
+    return isinstance(operand, Register) and operand.kind == "pred"
 
 
 def _source(threads: Any, here: Array, address: Array, amount: int, width: int) -> Array:
@@ -65,9 +71,6 @@ def wait_all(threads: Any, instruction: Instruction) -> None:
 
 def bulk(threads: Any, instruction: Instruction) -> None:
     """`cp.async.bulk.shared.global [shared], [global], size, [mbarrier]`: each thread's own copy."""
-    spaces = [m.split("::")[0] for m in instruction.modifiers if m.split("::")[0] in ("shared", "global")]
-    if spaces != ["shared", "global"] or instruction.has("multicast::cluster"):
-        raise threads.fault("unknown", "the interpreter knows bulk copies from global to shared memory only")
     target, source, size, mbarrier = instruction.operands[:4]
     columns = (
         threads.address(target),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvperf.emulator.flush import flushing
 from kvperf.emulator.formats import KINDS, Array, is_float
 from kvperf.emulator.instruction import Action, Immediate, Instruction, Operand, Register
 
@@ -68,7 +69,8 @@ def bind(instruction: Instruction, rule: Rule) -> Action:
     """The action: the operands are read, the function is applied, the result is written."""
     destination, *sources = instruction.operands
     readers = [reader(operand, kind) for operand, kind in zip(sources, rule.kinds, strict=False)]
-    function = _saturated(rule.function) if instruction.has("sat") and is_float(rule.to) else rule.function
+    function = flushing(rule.function, rule.kinds, rule.to) if instruction.has("ftz") else rule.function
+    function = _saturated(function) if instruction.has("sat") and is_float(rule.to) else function
     compute = _applied(function, readers)
     dtype = _plain_result(destination, rule.to)
     to = rule.to

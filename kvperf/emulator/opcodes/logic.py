@@ -92,18 +92,17 @@ def bfi(threads: Any, instruction: Instruction) -> None:
     kind = instruction.kind
     a, b = (threads.read(operand, kind).astype(np.uint64) for operand in instruction.operands[1:3])
     start, length = (
-        np.minimum(threads.read(operand, "u32") & np.uint32(0xFF), 63).astype(np.uint64)
-        for operand in instruction.operands[3:5]
+        (threads.read(operand, "u32") & np.uint32(0xFF)).astype(np.uint64) for operand in instruction.operands[3:5]
     )
-    mask = ((np.uint64(1) << length) - np.uint64(1)) << start
-    result = (b & ~mask) | ((a << start) & mask)
+    one, last = np.uint64(1), np.uint64(63)
+    field = np.where(length > last, ~np.uint64(0), (one << np.minimum(length, last)) - one)
+    mask = np.where(start > last, np.uint64(0), field << np.minimum(start, last))
+    result = (b & ~mask) | ((a << np.minimum(start, last)) & mask)
     threads.write(instruction.operands[0], result.astype(f"u{KINDS[kind].storage.itemsize}"), kind)
 
 
 def prmt(threads: Any, instruction: Instruction) -> None:
     """Four bytes picked from the eight of b:a; the top bit of a selector repeats the byte's sign."""
-    if instruction.modifiers[-1] != "b32":
-        raise threads.fault("unknown", "the interpreter knows prmt.b32 without a mode")
     a, b, selector = (threads.read(operand, "b32").astype(np.uint64) for operand in instruction.operands[1:4])
     both, result = (b << np.uint64(32)) | a, np.zeros(1, np.uint64)
     for byte in range(4):

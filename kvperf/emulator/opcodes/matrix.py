@@ -78,9 +78,6 @@ def mma(threads: Any, instruction: Instruction) -> None:
     """`mma.sync.aligned.m16n8k….row.col.d.a.b.c`: D = A·B + C, products exact, sums in float32 or int32."""
     _whole(threads)
     to, left, right, start = instruction.modifiers[-4:]
-    shape = next((m for m in instruction.modifiers if m.startswith("m16n8k")), None)
-    if shape is None or left not in _ELEMENTS or right not in _ELEMENTS or instruction.has("sp"):
-        raise threads.fault("unknown", "the interpreter knows dense mma.m16n8k8, k16 and k32 of 8 to 32-bit operands")
     a = rows_fragment(_registers(threads, instruction.operands[1]), left)
     b = columns_fragment(_registers(threads, instruction.operands[2]), right)
     numbers = {"f32": "f4", "f16": "f2", "s32": "i4"}
@@ -96,8 +93,6 @@ def ldmatrix(threads: Any, instruction: Instruction) -> None:
     warps = _whole(threads)
     destination = instruction.operands[0]
     registers = destination.parts if isinstance(destination, Vector) else (destination,)
-    if not instruction.has("b16") or not instruction.has("m8n8"):
-        raise threads.fault("unknown", "the interpreter knows ldmatrix.m8n8.b16")
     giving = threads.of(threads.machine, threads.numbers.reshape(-1, WARP)[:, : ROWS * len(registers)].reshape(-1))
     address = threads.address(instruction.operands[1]).reshape(-1, WARP)[:, : ROWS * len(registers)].reshape(-1)
     rows = access.load(giving, access.space_of(instruction), address, ROW_BYTES)

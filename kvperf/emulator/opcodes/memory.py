@@ -23,7 +23,8 @@ def ld(threads: Any, instruction: Instruction) -> None:
     storage = KINDS[instruction.kind].storage
     kind = f"{'s' if instruction.kind[0] == 's' else 'b'}{8 * storage.itemsize}"
     signed = np.dtype(f"i{storage.itemsize}") if kind[0] == "s" else storage
-    pieces = [access.load(threads, space, address + at, width) for at, width in _chunks(size)]
+    read_only = reads_through(instruction)
+    pieces = [access.load(threads, space, address + at, width, read_only=read_only) for at, width in _chunks(size)]
     if count == 1:
         threads.write(destination[0], pieces[0].view(signed), kind)
         return
@@ -31,6 +32,11 @@ def ld(threads: Any, instruction: Instruction) -> None:
     columns = np.ascontiguousarray((elements[0] if len(elements) == 1 else np.concatenate(elements, axis=1)).T)
     for register, column in zip(destination, columns, strict=True):
         threads.write(register, column, kind)
+
+
+def reads_through(instruction: Instruction) -> bool:
+    """Whether it loads through the read-only cache, where writes of the same launch do not show."""
+    return instruction.opcode == "ldu" or (instruction.opcode == "ld" and "nc" in instruction.modifiers)
 
 
 def st(threads: Any, instruction: Instruction) -> None:
@@ -73,7 +79,6 @@ TABLE: dict[str, Action] = {
     "st": st,
     "prefetch": nothing,
     "prefetchu": nothing,
-    "discard": nothing,
     "applypriority": nothing,
     "createpolicy": createpolicy,
     "cp.async.bulk.prefetch": nothing,

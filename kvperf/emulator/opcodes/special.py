@@ -10,21 +10,16 @@ from kvperf.emulator.formats import Array
 from kvperf.emulator.instruction import Instruction
 from kvperf.emulator.opcodes.elementwise import Elementwise, Rule
 
-_TINY = np.finfo(np.float32).tiny
-
 
 def _function(function: Callable[[Array], Array]) -> Elementwise:
-    """In float64, rounded once; `.ftz` flushes results too small for a normal float."""
+    """In float64, rounded once."""
 
     def rule(instruction: Instruction) -> Rule:
-        flush, double = instruction.has("ftz"), instruction.kind == "f64"
+        double = instruction.kind == "f64"
 
         def computed(value: Array) -> Array:
             result = function(value.astype(np.float64))
-            if double:
-                return result
-            result = result.astype(np.float32)
-            return np.where(np.abs(result) < _TINY, np.copysign(np.float32(0), result), result) if flush else result
+            return result if double else result.astype(np.float32)
 
         return Rule(computed, (instruction.kind,), instruction.kind)
 
