@@ -180,7 +180,6 @@ def verify(
 
     from kvperf.hardware import load_gpu
     from kvperf.kernel.catalogue import KERNELS
-    from kvperf.kernel.verify import LIMIT_BF16_MATRIX
     from kvperf.kernel.verify import verify as verified
     from kvperf.render import kernel as views
     from kvperf.render import output
@@ -194,7 +193,7 @@ def verify(
         rows = [{name: getattr(v, name) for name in v.__struct_fields__} for v in found.verdicts]
         output.write(output.csv_text(rows), output_file)
     else:
-        note = views.limit_note(found, LIMIT_BF16_MATRIX)
+        note = views.rounding_note(found)
         _write(views.verification_heading(found), views.verdicts(found.verdicts), note, format, output_file)
     for v in found.verdicts:
         if v.fault:

@@ -6,13 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kvperf.kernel.account import KernelAccount
-from kvperf.kernel.catalogue import Kernel
+from kvperf.kernel.catalogue import KERNELS, Kernel
 from kvperf.render.analysis import folded
 from kvperf.render.table import Table, markdown
 from kvperf.units import significant
 
 if TYPE_CHECKING:
-    from kvperf.kernel.verify import Verdict, Verification
+    from kvperf.kernel.catalogue import KERNELS
+from kvperf.kernel.verify import Verdict, Verification
 
 # Roofs in a narrow column.
 BECAUSE = {"hbm": "HBM", "tensor": "math", "l2": "L2", "flight": "flight"}
@@ -109,12 +110,14 @@ def verification_heading(found: Verification) -> str:
     return folded([f"{found.gpu} (sm_{found.capability}) · {runs[0].dtype} · {shapes}", f"schedules: {schedules}"])
 
 
-def limit_note(found: Verification, matrix_limit: float) -> str:
-    """Why some kernels may be further off; empty where none is."""
-    if all(v.limit != matrix_limit for v in found.verdicts):
+def rounding_note(found: Verification) -> str:
+    """What the error of matrix kernels in bf16 is of; empty where there are none."""
+    matrix = {name for name, kernel in KERNELS.items() if "tensor cores" in kernel.strategies}
+    if not any(v.dtype == "bf16" and v.kernel in matrix for v in found.verdicts):
         return ""
-    why = "storing a result in bf16 costs 1.7e-3 by itself, weights in bf16 come on top"
-    return folded([f"limit {matrix_limit:.1e} on tensor cores: {why}"])
+    return folded(
+        ["on tensor cores in bf16: the error before the result is rounded to bf16, which is exact to the bit"]
+    )
 
 
 def ladder(accounts: list[KernelAccount]) -> Table:

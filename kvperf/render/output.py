@@ -24,20 +24,24 @@ def write(text: str, output: Path | None) -> None:
             raise KvperfError("standard output is closed", "name a file with --output FILE")
         sys.stdout.write(text)
         return
+    write_bytes(text.encode("utf-8"), output)
+
+
+def write_bytes(content: bytes, output: Path) -> None:
+    """Put `content` into a file by way of a temporary one beside it. Raises KvperfError where it cannot be written."""
     import tempfile
 
     target = Path(os.path.realpath(output))
     try:
         if target.exists() and not target.is_file():
-            with target.open("w", encoding="utf-8") as device:
-                device.write(text)
+            target.write_bytes(content)
             return
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as problem:
         raise _unwritable(output, problem) from None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)

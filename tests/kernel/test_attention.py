@@ -13,7 +13,7 @@ from kvperf.kernel.catalogue import KERNELS
 from kvperf.kernel.reference import relative_error
 from kvperf.kernel.traffic import traffic
 from kvperf.kernel.trial import Case, Result, execute, small
-from kvperf.kernel.verify import LIMIT, LIMIT_FP32, limit_of
+from kvperf.kernel.verify import LIMIT, LIMIT_FP32, error_of
 from tests.nvrtc import needs_nvrtc
 
 FULL = bool(os.environ.get("KVPERF_TEST_FULL"))
@@ -24,7 +24,7 @@ pytestmark = needs_nvrtc
 def check(case: Case, limit: float | None = None) -> None:
     """Run it, and compare the result and every count. NaN fails: no comparison with it holds."""
     result = execute(case)
-    assert result.error <= (limit or limit_of(case)), case
+    assert error_of(case, result) <= (limit or LIMIT), case
     said = traffic(result.plan)
     assert result.loads() == dict(sorted(said.loads.items())), case
     assert result.stores() == dict(sorted(said.stores.items())), case

@@ -16,9 +16,9 @@ import pytest
 from kvperf.cli import run
 from kvperf.emulator import SCHEDULES, Fault
 from kvperf.hardware import load_gpu
-from kvperf.kernel import verify
+from kvperf.kernel import reference, verify
 from kvperf.kernel.catalogue import KERNELS
-from kvperf.kernel.trial import Case, Result, execute
+from kvperf.kernel.trial import Case, Result, execute, small
 from tests.nvrtc import needs_nvrtc
 
 pytestmark = needs_nvrtc
@@ -40,9 +40,9 @@ def test_a_right_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^split_kv +1–200 +6 ", out, re.MULTILINE)
 
 
-def test_the_wider_limit_of_tensor_cores_in_bf16_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_error_of_tensor_cores_in_bf16_is_of_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ran(capsys, "tensor_cores", "--seq", "20")
-    assert "limit 2.5e-03 on tensor cores: storing a result in bf16 costs 1.7e-3" in out
+    assert "on tensor cores in bf16: the error before the result is rounded to bf16" in out
     _, out, _ = ran(capsys, "tensor_cores", "--seq", "20", "--dtype", "fp16")
     assert "on tensor cores" not in out
 
@@ -132,3 +132,21 @@ def test_every_kernel_has_trials_on_the_gpu_it_is_for() -> None:
         chosen = list(verify.cases(name, arch, "fp16"))
         assert {case.schedule for case in chosen} == set(SCHEDULES)
         assert {case.splits for case in chosen} >= {1, 3}
+
+
+def test_a_result_that_is_not_the_rounding_of_its_sums_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bit off in one element of the stored result, far below any norm: it is still no rounding."""
+    whole = verify.execute
+
+    def one_bit_off(case: Case) -> Result:
+        result = whole(case)
+        if not case.output_fp32:
+            bits = reference.encode(result.found, "bf16")
+            bits.reshape(-1)[7] ^= 1
+            result = replace(result, found=reference.decode(bits, "bf16"))
+        return result
+
+    case = small("tensor_cores", dtype="bf16", seq=33)
+    assert verify.judge(case).verdict == "right"
+    monkeypatch.setattr(verify, "execute", one_bit_off)
+    assert verify.judge(case).verdict == "wrong"

@@ -1,0 +1,90 @@
+"""What a record measured of an analysed step: seconds of its stages over their layers, and of the whole step."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvperf.bench.record import Case, Record
+from kvperf.errors import KvperfError
+from kvperf.record import Analysis
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Medians. `gpu` is what the driver calls it; step_s is None where no whole step was read."""
+
+    gpu: str
+    stages: dict[str, float]
+    step_s: float | None
+
+
+def measured(record: Record, analysis: Analysis) -> Measured:
+    """The cold readings of this very step. Raises KvperfError where the record has none."""
+    if record.emulated:
+        raise KvperfError("an emulated record holds no reading", "give one that a GPU was measured for")
+    profile = record.environment.profile
+    if profile is not None and profile != analysis.gpu.name:
+        raise KvperfError(
+            f"the record is of {profile}, not of {analysis.gpu.name}", f"draw it on its own roofs: --gpu {profile}"
+        )
+    believed = [case for case in record.cases if case.statistics and case.refused is None and case.regime == "cold"]
+    stages = {c.subject: _seconds(c) for c in believed if c.family == "stage" and _same_step(c, analysis)}
+    whole = next((_seconds(c) for c in believed if c.family == "step" and _same_step(c, analysis)), None)
+    if analysis.attention is not None:
+        alone = [_seconds(c) for c in believed if c.family == "attention" and _same_attention(c, analysis)]
+        stages = {"attention": min(alone)} if alone else {}
+    known = {stage.name for stage in analysis.stages}
+    if not stages or not set(stages) <= known:
+        raise _no_match(record, analysis, set(stages) - known)
+    return Measured(record.environment.gpu, stages, whole)
+
+
+def _seconds(case: Case) -> float:
+    """A stage is read one layer at a time."""
+    assert case.statistics is not None
+    layers = int(case.shape.get("layers", 1)) if case.family == "stage" else 1
+    return case.statistics.median_s * layers
+
+
+def _same_step(case: Case, analysis: Analysis) -> bool:
+    work, shape = analysis.workload, case.shape
+    names = {stage.name: stage.layers for stage in analysis.stages}
+    layers = names.get(case.subject) if case.family == "stage" else None
+    return (
+        shape.get("model") == analysis.model.name
+        and shape.get("batch") == work.batch
+        and shape.get("seq") == work.context_tokens
+        and shape.get("new_tokens") == work.new_tokens
+        and shape.get("dtype") == work.weight_dtype
+        and work.tp == 1
+        and layers in (None, shape.get("layers"))
+    )
+
+
+def _same_attention(case: Case, analysis: Analysis) -> bool:
+    alone, work = analysis.attention, analysis.workload
+    assert alone is not None
+    wanted = {
+        "batch": work.batch,
+        "heads": alone.heads,
+        "kv_heads": alone.kv_heads,
+        "head_dim": alone.head_dim,
+        "seq": work.context_tokens,
+        "dtype": work.kv_dtype,
+    }
+    return all(case.shape.get(name) == value for name, value in wanted.items())
+
+
+def _no_match(record: Record, analysis: Analysis, unknown: set[str]) -> KvperfError:
+    if unknown:
+        names = ", ".join(stage.name for stage in analysis.stages)
+        return KvperfError(f"the record's stage '{min(unknown)}' is not in this step", f"its stages: {names}")
+    families = ("attention",) if analysis.attention is not None else ("stage",)
+    shape = next((case.shape for case in record.cases if case.family in families), None)
+    work = analysis.workload
+    subject = analysis.model.name or "this attention"
+    asked = f"{subject}, batch {work.batch}, context {work.context_tokens}, {work.weight_dtype}"
+    if shape is None:
+        return KvperfError(f"the record measured no stage of {asked}", "`kvperf bench stages` does")
+    options = ("model", "heads", "kv_heads", "head_dim", "batch", "seq")
+    flags = " ".join(f"--{name.replace('_', '-')} {shape[name]}" for name in options if name in shape)
+    return KvperfError(f"the record measured another step than {asked}", f"it has {flags} ({shape.get('dtype')})")

@@ -1,0 +1,220 @@
+"""The roofline of a step in two panels: what its stages could reach, and how long each takes.
+
+Left, on equal decades, so that memory roofs rise at exactly 45°: dots of the stages that multiply matrices, hollow for
+the bound, filled for a measurement. Right: bars of every stage. Dots and bars share their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvperf.measured import Measured
+from kvperf.record import Analysis
+from kvperf.render.analysis import headline, precision
+from kvperf.render.figure import dots
+from kvperf.render.figure.bars import bars, numbered
+from kvperf.render.figure.labels import Place, Shape, put
+from kvperf.render.figure.roofs import Roof, flat_roofs, memory_roofs, sources
+from kvperf.render.figure.sheet import panel, sheet
+from kvperf.render.figure.theme import Theme, in_house_style
+from kvperf.units import significant
+
+PLOT_WIDTH, LOWEST_PLOT = 4.5, 3.75  # inches
+ROW = 0.19
+LABEL_PT = 7.5
+
+
+@in_house_style
+def roofline(
+    record: Analysis,
+    theme: Theme,
+    *,
+    hbm: tuple[str, str],
+    caches: Sequence[tuple[str, float | None, str | None]] = (),
+    measured: Measured | None = None,
+) -> Any:
+    """The figure.
+
+    hbm     the device memory's type, and whether its peak is spec, measured or derived
+    caches  levels whose roofs are drawn too: name, bytes a second, kind
+    """
+    plotted = numbered(record, measured)
+    height = max(LOWEST_PLOT, ROW * len(record.stages) + 0.1)
+    footer = _footer(record, hbm, caches, measured)
+    figure, bottom = sheet(theme, height, headline(record), precision(record), footer)
+    axes = panel(figure, theme, 0.68, bottom, PLOT_WIDTH, height)
+    roofs = memory_roofs(record, hbm, caches), flat_roofs(record)
+    _scale(axes, theme, record, plotted, measured, height)
+    taken: list[Shape] = []
+    _roofs(axes, theme, record, *roofs, taken)
+    drawn = dots.dots(axes, theme, record, plotted, measured, taken)
+    if caches:
+        dots.cache_points(axes, theme, plotted, drawn)
+    _name_roofs(axes, theme, *roofs, taken)
+    dots.name_dots(axes, theme, drawn, taken)
+    right = panel(figure, theme, 0.68 + PLOT_WIDTH + 1.72, bottom, 2.15, height)
+    bars(right, theme, record, plotted, measured)
+    return figure
+
+
+def _scale(
+    axes: Any,
+    theme: Theme,
+    record: Analysis,
+    plotted: dict[str, int],
+    measured: Measured | None,
+    height: float,
+) -> None:
+    """Equal decades on both axes, wide enough for dots, ridges and labels."""
+    import math
+
+    stages = [stage for stage in record.stages if stage.name in plotted]
+    peak = max(p.flops_per_s for p in record.gpu.peaks)
+    xs = [x for s in stages if (x := dots.intensity(s)) and not dots.is_beyond(record, s)]
+    ys = [stage.matrix_flops / stage.bound_s for stage in stages]
+    if measured:
+        ys += [stage.matrix_flops / measured.stages[stage.name] for stage in stages if stage.name in measured.stages]
+    ridge = math.log10(peak / record.gpu.hbm_bytes_per_s)
+    low = min([math.log10(min(xs)) - 0.75, ridge - 2.2]) if xs else ridge - 2.2
+    room = 1.25 if len(xs) < len(stages) else 0.7  # for those without end
+    high = max([math.log10(max(xs)) + room, ridge + 1.45]) if xs else ridge + 1.45
+    top = math.log10(peak) + 0.42
+    decades = max(high - low, (top - math.log10(min(ys)) + 0.6) * PLOT_WIDTH / height)
+    low = high - decades
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(10**low, 10**high)
+    axes.set_ylim(10 ** (top - decades * height / PLOT_WIDTH), 10**top)
+    axes.set_aspect("equal", adjustable="box")
+    _ticks(axes, theme)
+
+
+def _ticks(axes: Any, theme: Theme) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis, scale in ((axes.xaxis, 1.0), (axes.yaxis, 1e12)):
+        axis.set_major_locator(LogLocator(numticks=8))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, scale=scale: f"{value / scale:,.10g}"))
+        axis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=20))
+        axis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="minor", length=1.5)
+    axes.grid(which="major", color=theme.grid, linewidth=0.6)
+    axes.set_xlabel("arithmetic intensity  [FLOP / HBM byte that must cross]", color=theme.ink)
+    axes.set_ylabel("matrix performance  [TFLOP/s]", color=theme.ink)
+
+
+def _roofs(axes: Any, theme: Theme, record: Analysis, memory: list[Roof], flat: list[Roof], taken: list[Shape]) -> None:
+    """Lines, the ridge, and a faint tint where memory binds."""
+    low, high = axes.get_xlim()
+    bottom = axes.get_ylim()[0]
+    highest = max((roof.rate for roof in flat if roof.solid), default=axes.get_ylim()[1])
+    fastest = max(roof.rate for roof in memory if roof.solid)
+    for roof in memory:
+        colour = theme.resources["hbm"] if roof.is_hbm else theme.muted
+        xs = (low, highest / roof.rate)
+        _line(axes, roof, xs, (low * roof.rate, highest), colour, taken)
+    for roof in flat:
+        _line(axes, roof, (roof.rate / fastest, high), (roof.rate, roof.rate), theme.resources["tensor"], taken)
+    ridge = record.gpu.ridge_flops_per_byte
+    if ridge is None:
+        return
+    axes.axvspan(low, ridge, facecolor=theme.resources["hbm"], alpha=0.04, linewidth=0, zorder=0)
+    top = ridge * record.gpu.hbm_bytes_per_s
+    axes.plot((ridge, ridge), (bottom, top), color=theme.muted, linewidth=0.8, linestyle=":", zorder=1, gid="ridge")
+    said = axes.text(
+        ridge, bottom, "", rotation=90, rotation_mode="anchor", fontsize=LABEL_PT, color=theme.muted, gid="ridge label"
+    )
+    said.set_text(f"ridge {significant(ridge, 3)} FLOP/B")
+    step = 10**0.04
+    put(said, [Place(ridge / step, bottom * 10**0.06)], taken)
+
+
+def _line(
+    axes: Any, roof: Roof, xs: tuple[float, float], ys: tuple[float, float], colour: str, taken: list[Shape]
+) -> None:
+    style = {"linestyle": "-", "linewidth": 1.8} if roof.solid else {"linestyle": (0, (4, 2)), "linewidth": 1.0}
+    axes.plot(xs, ys, color=colour, solid_capstyle="butt", zorder=2, gid=f"roof {roof.name}", **style)
+    ends = (axes.transData.transform(point) for point in zip(xs, ys, strict=True))
+    taken.append([(float(x), float(y)) for x, y in ends])
+
+
+def _name_roofs(axes: Any, theme: Theme, memory: list[Roof], flat: list[Roof], taken: list[Shape]) -> None:
+    """Each roof's name, number and unit along it: spec above the line, measured below."""
+    gap = 10 ** (3.5 / 72 / PLOT_WIDTH * _decades(axes))  # 3.5 points, as a factor
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    highest = max((roof.rate for roof in flat if roof.solid), default=top)
+    slide, box = [k / 40 for k in range(41)], axes.get_window_extent()
+    fastest = max(roof.rate for roof in memory if roof.solid)
+    for roof in flat:
+        text, start = _text(axes, theme, roof, 0), roof.rate / fastest
+        # Left of where it starts only the highest has room, above the memory roofs.
+        sides = [(away if roof.above else -away, t) for away in (1, 4, 7, 10) for t in slide]
+        sides += [(-away, t) for away, t in sides]
+        if roof.above and roof.rate < highest:
+            sides = [(away, t) for away in (1, -1, -4, -7) for t in slide[:8]] + sides
+        places = [
+            Place(high * (start / high) ** t, roof.rate * gap**away, "right", "bottom" if away > 0 else "top")
+            for away, t in sides
+        ]
+        put(text, places, taken, box)
+    for roof in memory:
+        text = _text(axes, theme, roof, 45)
+        start, end = max(low, bottom / roof.rate), highest / roof.rate
+        # Anchors perpendicular to the line, `gap` away from it.
+        side = gap if roof.above else 1 / gap
+        places = [
+            Place(x / side**away, x * roof.rate * side**away, "center", "bottom" if roof.above else "top")
+            for away in (0.7, 2.4, 4.0)
+            for x in (start * (end / start) ** t for t in _from_middle(slide))
+        ]
+        put(text, places, taken, box)
+
+
+def _from_middle(values: list[float]) -> list[float]:
+    return sorted(values, key=lambda t: (abs(t - 0.55), t))
+
+
+def _decades(axes: Any) -> float:
+    import math
+
+    low, high = axes.get_xlim()
+    return math.log10(high / low)
+
+
+def _text(axes: Any, theme: Theme, roof: Roof, rotation: float) -> Any:
+    return axes.text(
+        1,
+        1,
+        roof.label,
+        rotation=rotation,
+        rotation_mode="anchor",
+        fontsize=LABEL_PT,
+        color=theme.ink if roof.solid else theme.muted,
+        gid=f"roof label {roof.name}",
+        zorder=6,
+    )
+
+
+def _footer(
+    record: Analysis,
+    hbm: tuple[str, str],
+    caches: Sequence[tuple[str, float | None, str | None]],
+    measured: Measured | None,
+) -> list[str]:
+    filled = f"Filled: measured on {measured.gpu}; the stem is the gap. " if measured else ""
+    unknown = [name for name, rate, _ in caches if rate is None]
+    plotted = numbered(record)
+    far = any(dots.is_beyond(record, stage) for stage in record.stages if stage.name in plotted)
+    lines = [
+        f"Hollow dots: the bound, on the roof. {filled}A dot's area is its share of the step (1 % at least); its "
+        "number is beside its bar. Stages without matrix products stand in the bars only."
+        + (" An arrow to the edge: hardly a byte must cross HBM." if far else "")
+        + (
+            " An arrow leads to the stage's intensity over all bytes of its kernels, which L2 carries."
+            if caches
+            else ""
+        )
+        + (f" Bandwidth unknown: {', '.join(unknown)}." if unknown else "")
+    ]
+    return [*lines, f"{sources(record, hbm)} · profile {record.gpu.name} · kvperf {record.version}"]

@@ -1,0 +1,105 @@
+"""Hardware counters of three shapes against our byte counts: scripts/counters.py FILE [--emulate]
+
+Nsight Compute (`ncu`) reads the bytes that DRAM and L2 moved for each launch; the file puts them beside the bytes that
+the closed form says threads request, and that any kernel must read. With --emulate the counted bytes are the
+interpreter's. Every kernel is launched once, on cold buffers, without a gate.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kvperf.bench.entrant import ours
+from kvperf.bench.operands import operands
+from kvperf.bench.run import architecture_of
+from kvperf.bench.standin import Standin
+from kvperf.hardware import load_gpu
+from kvperf.kernel.catalogue import KERNELS
+from kvperf.kernel.geometry import Shape
+
+SHAPES = ({"batch": 1, "seq": 4096}, {"batch": 16, "seq": 4096}, {"batch": 4, "seq": 16384})
+NAMES = ("cached_attention", "split_kv", "vector_loads", "tensor_cores", "int8_kv")
+METRICS = {
+    "dram__bytes_read.sum": "dram_read_bytes",
+    "dram__bytes_write.sum": "dram_write_bytes",
+    "lts__t_sectors_op_read.sum": "l2_read_sectors",
+    "l1tex__data_bank_conflicts_pipe_lsu.sum": "bank_conflicts",
+    "gpu__time_duration.sum": "time_s",
+}
+SCALES = {"byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "nsecond": 1e-9}
+SCALES |= {"usecond": 1e-6, "msecond": 1e-3}
+
+
+def launched(rig: Any, sizes: dict[str, int], heads: int, kv_heads: int, head_dim: int) -> list[dict[str, Any]]:
+    """Launch each kernel once; what it requests, and its entries in the order of their launches."""
+    shape = Shape(heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype="bf16", **sizes)
+    caches: dict[str, Any] = {}
+    done = []
+    for name in NAMES:
+        if name == "cached_attention" and shape.seq > 8192:  # its scores do not fit shared memory
+            continue
+        entrant = ours(rig, name, shape, architecture_of(rig.facts))
+        if entrant.kind not in caches:
+            caches[entrant.kind] = operands(entrant.kind, shape, 0)
+            caches[entrant.kind].place(rig, 2)
+        call = entrant.call(caches[entrant.kind].sets[-1])
+        found = {"kernel": name, **sizes, "requested_bytes": entrant.work.requested_bytes}
+        found |= {"compulsory_bytes": entrant.work.compulsory_bytes, "launches": entrant.launches}
+        if rig.emulated:
+            counts = rig.counted(call)
+            found["counted_bytes"] = sum(n for key, n in counts.items() if key.startswith(("loads", "stores")))
+        else:
+            call()
+            rig.wait()
+        done.append(found)
+    return done
+
+
+def profiled(file: Path) -> list[dict[str, Any]]:
+    """Run this script again under ncu, and join its counters with what was launched."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log, said = Path(scratch) / "ncu.csv", Path(scratch) / "launched.json"
+        entries = "|".join(sorted({entry for name in NAMES for entry in KERNELS[name].entries}))
+        command = ["ncu", "--clock-control", "none", "--csv", "--log-file", str(log), "--metrics", ",".join(METRICS)]
+        command += ["--kernel-name", f"regex:^({entries})$", sys.executable, __file__, str(said), "--launch"]
+        subprocess.run(command, check=True, env=os.environ)
+        rows = list(csv.DictReader(line for line in log.open() if line.startswith('"')))
+        known = json.loads(said.read_text())
+    counted: dict[str, dict[str, float]] = {}
+    for row in rows:
+        value = float(row["Metric Value"].replace(",", "")) * SCALES.get(row["Metric Unit"], 1)
+        counted.setdefault(row["ID"], {})[METRICS[row["Metric Name"]]] = value
+    launches = iter(counted.values())
+    for one in known:
+        parts = [next(launches, {}) for _ in range(one["launches"])]
+        one |= {key: sum(part.get(key, 0.0) for part in parts) for key in METRICS.values()}
+    return known
+
+
+def main(file: Path, options: list[str]) -> None:
+    if "--launch" in options:
+        from kvperf.bench.device import Device
+
+        rig = Device()
+        found = [one for sizes in SHAPES for one in launched(rig, sizes, 32, 8, 128)]
+    elif "--emulate" in options:
+        found = launched(Standin(load_gpu("h100")), {"batch": 1, "seq": 77}, 4, 1, 64)
+    elif shutil.which("ncu"):
+        found = profiled(file)
+    else:
+        sys.exit("error: ncu is not installed\nhint: it comes with Nsight Compute")
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    for one in found if "--launch" not in options else []:
+        print(
+            " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in one.items())
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,233 @@
+"""The roofline as artists and data: slopes, labels, dots, bars; nothing is compared by pixels."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+import kvperf
+from kvperf.hardware import load_gpu
+from kvperf.measured import Measured
+from kvperf.record import Analysis
+from kvperf.render.figure.labels import disc, overlap
+from kvperf.render.figure.roofline import roofline
+from kvperf.render.figure.theme import THEMES
+from tests.figure.drawn import corners, named, outside, overlapping, texts
+
+STEPS: dict[str, dict[str, Any]] = {
+    "batch 1": {},
+    "batch 64": {"batch": 64},
+    "deepseek-v3": {"model": "deepseek-v3", "gpu": "h200", "batch": 128},
+    "gpt2": {"model": "gpt2", "seq": 1024},
+    "long": {"seq": 131072},
+    "prefill": {"phase": "prefill", "seq": 8192},
+    "int4": {"weight_dtype": "int4", "gpu": "a100", "batch": 8},
+}
+
+
+def drawn(record: Analysis, theme: str = "light", levels: bool = False, measured: Measured | None = None) -> Any:
+    known = load_gpu(record.gpu.name).levels()
+    caches = [(lv.name, lv.bandwidth_bytes_per_s, lv.bandwidth_kind) for lv in known[:-1] if lv.scope == "GPU"]
+    hbm = known[-1].name, known[-1].bandwidth_kind or "spec"
+    return roofline(record, THEMES[theme], hbm=hbm, caches=caches if levels else (), measured=measured)
+
+
+def twice_the_bound(record: Analysis) -> Measured:
+    return Measured("Made-up GPU", {s.name: 2 * s.bound_s or 1e-6 for s in record.stages}, 2 * record.step.bound_s)
+
+
+@pytest.mark.parametrize("theme", list(THEMES))
+@pytest.mark.parametrize("name", list(STEPS))
+def test_no_label_covers_another(name: str, theme: str) -> None:
+    figure = drawn(kvperf.analyze(**STEPS[name]), theme)
+    assert overlapping(figure) == []
+    assert outside(figure) == []
+
+
+def test_an_overlap_would_be_seen() -> None:
+    figure = drawn(kvperf.analyze())
+    (spec,) = named(figure, "roof label bf16 wgmma")[:1]
+    (other,) = named(figure, "roof label HBM3 measured")
+    other.set_position(spec.get_position())
+    assert overlapping(figure)
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_no_roofs_name_lies_on_a_dot(name: str) -> None:
+    figure = drawn(kvperf.analyze(**STEPS[name]))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for dot in named(figure, "bound "):
+        (x, y), radius = axes.transData.transform(dot.get_offsets()[0]), math.sqrt(dot.get_sizes()[0]) / 2
+        circle = disc(float(x), float(y), 0.9 * radius * figure.dpi / 72)
+        for label in (*named(figure, "roof label"), *named(figure, "ridge label")):
+            assert not overlap(corners(label), circle), (dot.get_gid(), label.get_text())
+
+
+@pytest.mark.parametrize("name", ["batch 1", "prefill"])
+def test_nor_with_measurements_and_caches(name: str) -> None:
+    record = kvperf.analyze(**STEPS[name])
+    figure = drawn(record, levels=True, measured=twice_the_bound(record))
+    assert overlapping(figure) == []
+    assert outside(figure) == []
+
+
+@pytest.mark.parametrize("name", ["batch 1", "deepseek-v3", "prefill"])
+def test_memory_roofs_rise_at_45_degrees_and_their_labels_with_them(name: str) -> None:
+    figure = drawn(kvperf.analyze(**STEPS[name]), levels=True)
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    roofs = [line for line in named(figure, "roof HBM") if line.get_xdata()[0] != line.get_xdata()[1]]
+    assert len(roofs) == 2
+    for line in roofs:
+        (x0, y0), (x1, y1) = axes.transData.transform(list(zip(*line.get_data(), strict=True)))
+        assert math.degrees(math.atan2(y1 - y0, x1 - x0)) == pytest.approx(45, abs=1e-6)
+    for label in named(figure, "roof label HBM"):
+        assert (label.get_rotation(), label.get_rotation_mode()) == (45, "anchor")
+
+
+def test_roofs_are_named_with_number_unit_and_kind() -> None:
+    said = {text.get_text() for text in texts(drawn(kvperf.analyze(), levels=True))}
+    assert {
+        "HBM3  3.35 TB/s (spec)",
+        "3.17 TB/s (measured)",
+        "bf16 wgmma  989 TFLOP/s (spec)",
+        "956 TFLOP/s (measured)",
+        "L2 cache  4.86 TB/s (measured)",
+        "ridge 295 FLOP/B",
+    } <= said
+
+
+def test_spec_is_solid_and_measured_is_dashed() -> None:
+    figure = drawn(kvperf.analyze(), levels=True)
+    lines = {line.get_gid(): line for line in named(figure, "roof ") if hasattr(line, "get_linestyle")}
+    for name, line in lines.items():
+        measured = "measured" in name or "L2" in name
+        assert (line.get_linestyle() == "-") != measured, name
+
+
+def test_only_peaks_that_the_step_uses_are_drawn() -> None:
+    said = " ".join(text.get_text() for text in texts(drawn(kvperf.analyze())))
+    assert "fp8" not in said and "tf32" not in said
+
+
+def test_the_ridge_is_where_the_roofs_meet() -> None:
+    record = kvperf.analyze()
+    (ridge,) = [line for line in named(drawn(record), "ridge") if hasattr(line, "get_xdata")]
+    assert ridge.get_xdata()[0] == record.gpu.ridge_flops_per_byte
+    assert ridge.get_ydata()[1] == pytest.approx(record.gpu.peaks[0].flops_per_s)
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_bounds_are_hollow_and_lie_on_a_roof(name: str) -> None:
+    record = kvperf.analyze(**STEPS[name])
+    figure, stages = drawn(record), {stage.name: stage for stage in record.stages}
+    dots = named(figure, "bound ")
+    assert len(dots) == len([s for s in record.stages if s.matrix_flops])
+    for dot in dots:
+        stage = stages[dot.get_gid().removeprefix("bound ")]
+        (x, y) = dot.get_offsets()[0]
+        assert y == pytest.approx(stage.matrix_flops / stage.bound_s)
+        peak = stage.matrix_flops / stage.resources.tensor_s
+        if stage.compulsory_bytes:
+            assert y == pytest.approx(min(peak, x * record.gpu.hbm_bytes_per_s), rel=1e-6)
+        else:
+            assert stage.bound_by == "tensor" and named(figure, f"beyond {stage.name}")
+        face = dot.get_facecolor()
+        assert len(face) == 0 or tuple(face[0][:3]) == (1, 1, 1)
+
+
+def test_measurements_are_filled_below_and_joined_by_a_stem() -> None:
+    record = kvperf.analyze()
+    figure = drawn(record, measured=twice_the_bound(record))
+    for stage in record.stages:
+        bound, filled = named(figure, f"bound {stage.name}"), named(figure, f"measured {stage.name}")
+        assert len(bound) == len(filled) == bool(stage.matrix_flops)
+        if not filled:
+            continue
+        (x, y), (mx, my) = bound[0].get_offsets()[0], filled[0].get_offsets()[0]
+        assert mx == x and my == pytest.approx(y / 2)
+        assert len(bound[0].get_facecolor()) == 0 and len(filled[0].get_facecolor()) == 1
+        (stem,) = named(figure, f"stem {stage.name}")
+        assert tuple(stem.get_xdata()) == (x, x) and tuple(stem.get_ydata()) == (y, my)
+    assert "mlp  1" in [t.get_text() for t in texts(figure)]
+    assert any(t.get_text() == "6.73 ms · bound 50 %" for t in texts(figure))
+
+
+def test_stages_without_products_stand_in_the_bars_only() -> None:
+    record = kvperf.analyze()
+    figure = drawn(record)
+    free = {"embedding", "attention_norm", "rope", "kv_update", "mlp_norm", "final_norm", "sampling"}
+    dotted = {dot.get_gid().removeprefix("bound ") for dot in named(figure, "bound ")}
+    assert dotted == {stage.name for stage in record.stages} - free
+    rows = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert {row.rsplit("  ", 1)[0].replace(" ", "_") for row in rows if row.endswith("–")} == free
+
+
+def test_a_dots_area_is_its_share_and_its_number_stands_beside_its_bar() -> None:
+    record = kvperf.analyze(batch=64)
+    figure = drawn(record)
+    area = {dot.get_gid().removeprefix("bound "): dot.get_sizes()[0] for dot in named(figure, "bound ")}
+    share = {stage.name: stage.share for stage in record.stages}
+    assert area["attention"] / area["mlp"] == pytest.approx(share["attention"] / share["mlp"])
+    rows = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert rows[:3] == ["attention  1", "mlp  2", "qkv projection  3"]
+    numbers = " ".join(text.get_text() for text in named(figure, "numbers "))
+    assert sorted(numbers.split()) == ["1", "2", "3", "4", "5"]
+
+
+def test_bars_are_as_long_as_the_stages_and_a_prediction_is_drawn_where_there_is_one() -> None:
+    record = kvperf.analyze()
+    stages = tuple(replace(s, predicted_s=1.5 * s.bound_s) for s in record.stages)
+    figure = drawn(replace(record, stages=stages))
+    widths = [bar.get_width() * 1e-3 for bar in figure.axes[1].patches]
+    assert widths == pytest.approx(sorted((s.bound_s for s in stages), reverse=True))
+    assert len(named(figure, "bar predicted")) == len(stages)
+    assert not named(drawn(record), "bar predicted")
+
+
+def test_title_and_footer_say_what_it_is() -> None:
+    said = " ".join(text.get_text() for text in texts(drawn(kvperf.analyze(batch=4, kv_dtype="fp8"))))
+    for part in (
+        "h100-sxm · llama-3.1-8b · decode · batch 4 · context 4096",
+        "bf16 weights, bf16 activations, fp8 KV",
+        "stas00/ml-engineering@744d01e",
+        "profile h100-sxm",
+        f"kvperf {kvperf.__version__}",
+    ):
+        assert part in said
+
+
+def test_caches_whose_bandwidth_nobody_knows_are_named_and_not_drawn() -> None:
+    figure = drawn(kvperf.analyze(gpu="h200"), levels=True)
+    assert not named(figure, "roof L2")
+    assert any("Bandwidth unknown: L2 cache." in text.get_text() for text in texts(figure))
+
+
+def test_an_arrow_leads_to_the_traffic_of_the_caches() -> None:
+    record = kvperf.analyze(phase="prefill", seq=8192)
+    figure = drawn(record, levels=True)
+    mlp = next(stage for stage in record.stages if stage.name == "mlp")
+    (point,) = named(figure, "cache mlp")
+    assert point.get_offsets()[0][0] == pytest.approx(mlp.flops_per_byte)
+
+
+@pytest.mark.parametrize("theme", list(THEMES))
+def test_colours_differ_in_greyscale(theme: str) -> None:
+    """Lightness of what binds, at least a tenth of the scale apart, and well off the paper."""
+    from matplotlib.colors import to_rgb
+
+    def lightness(colour: str) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        y = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+    look = THEMES[theme]
+    levels = sorted([lightness(colour) for colour in look.resources.values()])
+    assert all(b - a >= 10 for a, b in pairwise(levels))
+    assert all(abs(lightness(look.paper) - level) >= 25 for level in levels)
+    assert abs(lightness(look.paper) - lightness(look.ink)) >= 70
