@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvperf.bench.operands import spread
 from kvperf.bench.rig import Call, Rig
 from kvperf.files import folder
 from kvperf.kernel import ceiling_kernels
@@ -11,6 +12,7 @@ from kvperf.kernel.compile import compile_kernel
 from kvperf.kernel.declared import Launch
 
 WORD = 16  # bytes of a load
+NOISE_BYTES = (16 << 20) + 16
 NEVER = 1 << 40  # equals no 32-bit result, which the compiler does not know
 LONG = ("read", "write", "copy", "scale", "triad")  # their count is a 64-bit number
 
@@ -63,7 +65,7 @@ def read_calls(rig: Rig, bytes_each: int, count: int) -> list[Call]:
     words = -(-bytes_each // WORD)
     launch = ceiling_kernels.launch("read", rig.facts.sms, count=words)
     sink = rig.upload(np.zeros(1, np.uint32))
-    places = [rig.upload(noise(words * WORD))]
+    places = [noise(rig, words * WORD)]
     places += [rig.copy(places[0]) for _ in range(count - 1)]
     return [ceiling_call(rig, launch, {"data": place}, sink) for place in places]
 
@@ -73,9 +75,29 @@ def empty_call(rig: Rig) -> Call:
     return ceiling_call(rig, ceiling_kernels.launch("empty", rig.facts.sms), {})
 
 
-def noise(size: int) -> Any:
-    """Random bytes, repeating after 16 MiB and a little: zeros would run faster than data."""
+def flush_of(rig: Rig, method: str) -> Call | None:
+    """What empties the L2 before a call; None where the rotation of buffers does.
+
+    memset leaves it full of lines that have to be written back; memset-read reads clean bytes after that.
+    """
     import numpy as np
 
-    few = np.random.default_rng(7).integers(0, 256, min(size, (16 << 20) + 16), np.uint8)
-    return np.resize(few, size)
+    if method == "rotation":
+        return None
+    dirty = rig.empty((2 * rig.facts.l2_bytes,), np.uint8)
+    clean = read_calls(rig, 2 * rig.facts.l2_bytes, 1)[0]
+
+    def flush() -> None:
+        rig.clear(dirty)
+        if method == "memset-read":
+            clean()
+
+    return flush
+
+
+def noise(rig: Rig, size: int) -> Any:
+    """Random bytes on the rig, repeating after 16 MiB and a little: zeros would run faster than data."""
+    import numpy as np
+
+    few = np.random.default_rng(7).integers(0, 256, min(size, NOISE_BYTES), np.uint8)
+    return spread(rig, few, size)

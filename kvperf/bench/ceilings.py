@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kvperf.bench.ceiling_calls import WORD, ceiling_call, empty_call, noise
-from kvperf.bench.outcome import agreed, judged, timed
+from kvperf.bench.outcome import agreed, failed, judged, timed
 from kvperf.bench.record import Case, Work
 from kvperf.bench.rig import Call, Rig, in_turn
 from kvperf.bench.standin import Standin
-from kvperf.bench.timing import COLD_L2_CAPACITIES, STREAM_CALLS, Contestant, measure
+from kvperf.bench.timing import COLD_L2_CAPACITIES, STREAM_CALLS, Contestant, alone, measure
 from kvperf.hardware import Gpu
 from kvperf.kernel.ceiling_kernels import CEILINGS, launch
 from kvperf.kernel.declared import Launch
@@ -48,7 +48,12 @@ class Ceiling(NamedTuple):
 
 
 def bench(
-    rig: Rig, gpu: Gpu | None, budget_s: float, seed: int, progress: Callable[[str], None] | None = None
+    rig: Rig,
+    gpu: Gpu | None,
+    budget_s: float,
+    seed: int,
+    progress: Callable[[str], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[Case]]:
     """Every ceiling, group by group; those of a group are interleaved. `budget_s` is of all groups together."""
     groups = (_streams, _l2, _arithmetic, _latencies, _launches, _host)
@@ -58,13 +63,21 @@ def bench(
             assert isinstance(rig, Standin)
             yield [_counted(rig, group, ceiling) for ceiling in ceilings]
             continue
-        empty = Contestant("launch", "cold", [empty_call(rig)], 0)
+        if stopped():
+            return
+        empty = alone("launch", "cold", [empty_call(rig)])
         contestants = [empty, *(c.contestant for c in ceilings)]
-        found = measure(rig, contestants, budget_s=budget_s / len(groups), seed=seed, progress=progress)
-        launch_s = found["launch"].statistics.median_s
+        found = measure(
+            rig, contestants, budget_s=budget_s / len(groups), seed=seed, progress=progress, stopped=stopped
+        )
+        launch_s = found["launch"].median_s
         cases = []
         for ceiling in ceilings:
-            case = timed(_case(group, ceiling, gpu), ceiling.contestant, found[ceiling.contestant.name])
+            readings, case = found[ceiling.contestant.name], _case(group, ceiling, gpu)
+            if readings.failure:
+                cases.append(failed(case, f"failed: {readings.failure}"))
+                continue
+            case = timed(case, ceiling.contestant, readings)
             cases.append(judged(case, rig.facts, gpu, launch_s=launch_s))
         yield cases
 
@@ -101,7 +114,7 @@ def _streams(rig: Rig) -> list[Ceiling]:
     """Device memory: read by 1 to 8 loads in flight, write, copy, scale, triad."""
     size, sink = _footprint(rig), _sink(rig)
     words = size // WORD
-    data = [rig.upload(noise(size))]
+    data = [noise(rig, size)]
     data += [rig.copy(data[0]) for _ in range(2)]
     found = []
     for name, in_flight in STREAMS:
@@ -111,7 +124,7 @@ def _streams(rig: Rig) -> list[Ceiling]:
         label = f"{name} {in_flight}"
         work = Work(compulsory_bytes=planned.bytes, requested_bytes=planned.bytes)
         shape: dict[str, int | float | str] = {"bytes": planned.bytes, "in_flight": in_flight}
-        found.append(Ceiling(name, Contestant(label, "cold", [call], planned.bytes), work, shape))
+        found.append(Ceiling(name, alone(label, "cold", [call], planned.bytes), work, shape))
     return found
 
 
@@ -122,10 +135,10 @@ def _l2(rig: Rig) -> list[Ceiling]:
         size = int(share * rig.facts.l2_bytes) // LINE_BYTES * LINE_BYTES
         passes = 1 if rig.emulated else max(1, int(64e6 // size))
         planned = launch("l2_read", rig.facts.sms, count=size // WORD, passes=passes)
-        call = ceiling_call(rig, planned, {"data": rig.upload(noise(size))}, sink)
+        call = ceiling_call(rig, planned, {"data": noise(rig, size)}, sink)
         work = Work(requested_bytes=planned.bytes, operations={"l2_bytes": planned.bytes})
         shape: dict[str, int | float | str] = {"bytes": size}
-        found.append(Ceiling("l2_read", Contestant(f"l2 {share}", "warm", [call], size), work, shape))
+        found.append(Ceiling("l2_read", alone(f"l2 {share}", "warm", [call], size), work, shape))
     return found
 
 
@@ -146,7 +159,7 @@ def _arithmetic(rig: Rig) -> list[Ceiling]:
         call, planned = _long_enough(rig, name, buffers, sink)
         work = Work(operations={kernel.measures: planned.operations[kernel.measures]}, operand=operand)
         shape: dict[str, int | float | str] = {"repeats": planned.symbols["repeats"]}
-        found.append(Ceiling(name, Contestant(name, "warm", [call], 0), work, shape))
+        found.append(Ceiling(name, alone(name, "warm", [call], 0), work, shape))
     return found
 
 
@@ -170,7 +183,14 @@ def _latencies(rig: Rig) -> list[Ceiling]:
     if rig.emulated:
         return []  # a chain of addresses does not outlive a launch on the interpreter
     l2 = rig.facts.l2_bytes
-    sizes = {"l1": 16 << 10, "l2": l2 // 8, "l2_far": int(0.8 * l2), "memory": 4 * l2, "memory_wide": _footprint(rig)}
+    sizes = {
+        "l1": 16 << 10,
+        "l2": l2 // 8,
+        "l2_far": int(0.45 * l2),
+        "l2_full": int(0.8 * l2),
+        "memory": 4 * l2,
+        "memory_wide": _footprint(rig),
+    }
     return [_latency(rig, level, size) for level, size in sizes.items()]
 
 
@@ -194,7 +214,7 @@ def _latency(rig: Rig, level: str, size: int) -> Ceiling:
     starts = order[:: max(1, count // wanted)][:wanted]
     calls = [ceiling_call(rig, planned, {"chain": chain[int(start) * stride :], "clocks": clocks}) for start in starts]
     work = Work(operations={"steps": steps})
-    contestant = Contestant(f"latency {level}", "cold" if beyond else "warm", calls, steps * LINE_BYTES)
+    contestant = alone(f"latency {level}", "cold" if beyond else "warm", calls, steps * LINE_BYTES)
     return Ceiling("latency", contestant, work, {"level": level, "bytes": size, "steps": steps})
 
 
@@ -204,9 +224,9 @@ def _launches(rig: Rig) -> list[Ceiling]:
     many = in_turn([empty] * STREAM_CALLS)
     one, of_many = Work(operations={"launches": 1}), Work(operations={"launches": STREAM_CALLS})
     return [
-        Ceiling("launch alone", Contestant("one", "warm", [empty], 0), one, {}),
-        Ceiling("launch in a stream", Contestant("stream", "warm", [many], 0), of_many, {"launches": STREAM_CALLS}),
-        Ceiling("graph node", Contestant("graph", "stream", [empty], 0), one, {"nodes": STREAM_CALLS}),
+        Ceiling("launch alone", alone("one", "warm", [empty], 0), one, {}),
+        Ceiling("launch in a stream", alone("stream", "warm", [many], 0), of_many, {"launches": STREAM_CALLS}),
+        Ceiling("graph node", alone("graph", "stream", [empty], 0), one, {"nodes": STREAM_CALLS}),
     ]
 
 
@@ -216,5 +236,5 @@ def _host(rig: Rig) -> list[Ceiling]:
     for name, to_device in (("host to device", True), ("device to host", False)):
         call = rig.host_copy(HOST_BYTES, to_device)
         work = Work(operations={"host_bytes": HOST_BYTES})
-        found.append(Ceiling(name, Contestant(name, "cold", [call], HOST_BYTES), work, {"bytes": HOST_BYTES}))
+        found.append(Ceiling(name, alone(name, "cold", [call], HOST_BYTES), work, {"bytes": HOST_BYTES}))
     return found

@@ -2,21 +2,21 @@
 
 A verdict is of an interval, never of one number: SAME where all of it lies within 1 % of equal, FASTER or SLOWER where
 all of it lies on one side of equal, otherwise AMBIGUOUS. NaN or an unknown bound is AMBIGUOUS. What was refused as a
-measurement, and what only one record has, is listed and not compared. B is judged against A.
+measurement, and what only one record has, is listed and not compared. B is judged against A. As a gate, what A
+measured and B did not has failed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 import kvperf
 from kvperf.arith import total
-from kvperf.bench.record import Case, Record
+from kvperf.bench.record import Case, Record, label
 from kvperf.bench.statistics import Ratio, median, paired, unpaired
 from kvperf.errors import KvperfError
 
@@ -48,6 +48,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     subject: str
     regime: str
+    flush: str = "rotation"
     shape: dict[str, int | float | str]
     against: str | None = None
     a_s: float
@@ -58,12 +59,11 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The case in one line."""
-        sizes = " ".join(f"{name}={value}" for name, value in self.shape.items())
-        return f"{self.subject} {self.regime} {sizes}".strip()
+        return label(self.subject, self.regime, self.flush, self.shape)
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """A case of both records that was not compared, and why."""
+    """A case that was not compared, and why."""
 
     case: str
     reason: str
@@ -76,19 +76,25 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     started: str
     gpu: str
+    complete: bool
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
-    """Two records. `geometric_mean` is of the ratios of all cases."""
+    """Two records; or the subjects of one record, which then stands on both sides.
+
+    geometric_mean  of the ratios of all cases; null where none was compared
+    left_out        cases of both records without a valid reading in one;  lost: what A measured and B did not
+    """
 
     schema_version: Literal["kvperf.bench-comparison/1"]
     version: str
     a: Run
     b: Run
     warnings: tuple[str, ...]
-    geometric_mean: float
+    geometric_mean: float | None
     cases: tuple[Compared, ...]
     left_out: tuple[LeftOut, ...]
+    lost: tuple[LeftOut, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
 
@@ -107,53 +113,61 @@ def verdict(ratio: Ratio) -> Verdict:
 
 
 def compare(a: Record, b: Record) -> Comparison:
-    """Every case that both records measured, in the order of A. Raises KvperfError where there is none."""
+    """Every case that both records measured, in the order of A. Raises KvperfError where they have none in common."""
     in_a, in_b = _by_key(a, "A"), _by_key(b, "B")
-    found, left_out = [], []
+    found, left_out, lost = [], [], []
     for key, first in in_a.items():
-        if key not in in_b:
-            continue
-        reason = _unfit(first, " in A") or _unfit(in_b[key], " in B")
-        if reason:
+        second = in_b.get(key)
+        problem = None if second is None else unfit(second, " in B")
+        if not unfit(first) and (second is None or problem):
+            lost.append(LeftOut(first.label, problem or "missing in B"))
+        reason = unfit(first, " in A") or problem
+        if second is not None and reason:
             left_out.append(LeftOut(first.label, reason))
-        else:
-            found.append(_judged(first, in_b[key], pair=False))
+        elif second is not None:
+            found.append(judged(first, second, pair=False))
     only_a = tuple(case.label for key, case in in_a.items() if key not in in_b)
     only_b = tuple(case.label for key, case in in_b.items() if key not in in_a)
-    if not found:
+    if not found and not (left_out and lost):
         counts = f"{len(only_a)} cases are only in A, {len(only_b)} only in B, {len(left_out)} have no valid reading"
         raise KvperfError(f"nothing to compare: {counts}", "compare two records of the same command")
     return Comparison(
         schema_version="kvperf.bench-comparison/1",
         version=kvperf.__version__,
-        a=_run(a),
-        b=_run(b),
+        a=run_of(a),
+        b=run_of(b),
         warnings=tuple(_warnings(a, b)),
-        geometric_mean=math.exp(total(math.log(one.ratio.ratio) for one in found) / len(found)),
+        geometric_mean=mean(found),
         cases=tuple(found),
         left_out=tuple(left_out),
+        lost=tuple(lost),
         only_a=only_a,
         only_b=only_b,
     )
 
 
-def within(record: Record) -> tuple[Compared, ...]:
-    """Each two subjects of one family on the same shape in the same regime, by paired ratio, in the record's order.
-
-    The first of the two is A. Their samples were read in rounds: sample i of both belongs to round i.
-    """
-    _measured(record, "the record")
-    groups: dict[Any, list[Case]] = {}
-    for case in record.cases:
-        family, _, *conditions = case.key
-        if not _unfit(case):
-            groups.setdefault((family, *conditions), []).append(case)
-    pairs = (pair for group in groups.values() for pair in combinations(group, 2))
-    return tuple(_judged(first, second, pair=True) for first, second in pairs)
+def failures(found: Comparison, slowdown: float) -> tuple[str, ...]:
+    """Why B does not pass a gate that allows `slowdown` (0.03 for 3 %), one line each."""
+    lines = [] if found.b.complete else ["incomplete: the run of B was interrupted or ran out of time"]
+    lines += [f"lost: {one.case}: {one.reason}" for one in found.lost]
+    for one in found.cases:
+        if one.verdict in ("SLOWER", "AMBIGUOUS") and one.ratio.ratio > 1 + slowdown:
+            said = f"{one.ratio.ratio:.4f} times as long, over {100 * slowdown:g}%"
+            lines.append(f"{one.verdict.lower()}: {one.label}: {said}")
+    return tuple(lines)
 
 
-def _judged(first: Case, second: Case, pair: bool) -> Compared:
+def mean(found: Sequence[Compared]) -> float | None:
+    """The geometric mean of the ratios."""
+    return math.exp(total(math.log(one.ratio.ratio) for one in found) / len(found)) if found else None
+
+
+def judged(first: Case, second: Case, *, pair: bool) -> Compared:
+    """The second against the first. A loop that turned more often in one of them is counted by its turns."""
     a, b = first.samples.seconds, second.samples.seconds
+    turns = [case.shape.get("repeats") for case in (first, second)]
+    if turns[0] != turns[1] and isinstance(turns[0], int) and isinstance(turns[1], int):
+        b = tuple(seconds * turns[0] / turns[1] for seconds in b)
     try:
         ratio = paired(a, b) if pair else unpaired(a, b)
         medians = median(a), median(b)
@@ -163,6 +177,7 @@ def _judged(first: Case, second: Case, pair: bool) -> Compared:
         family=second.family,
         subject=second.subject,
         regime=second.regime,
+        flush=second.flush,
         shape=second.shape,
         against=first.subject if first.subject != second.subject else None,
         a_s=medians[0],
@@ -172,7 +187,7 @@ def _judged(first: Case, second: Case, pair: bool) -> Compared:
     )
 
 
-def _unfit(case: Case, where: str = "") -> str | None:
+def unfit(case: Case, where: str = "") -> str | None:
     """Why the case cannot be compared."""
     if case.refused is not None:
         return f"refused{where}: {case.refused}"
@@ -180,24 +195,36 @@ def _unfit(case: Case, where: str = "") -> str | None:
 
 
 def _by_key(record: Record, name: str) -> dict[Any, Case]:
-    _measured(record, name)
+    """Cases by what they are. A ceiling is read again beside each shape: the n-th of A meets the n-th of B."""
+    measured(record, name)
     found: dict[Any, Case] = {}
     for case in record.cases:
-        if case.key in found:
-            raise KvperfError(f"{name} has '{case.label}' twice", "a record holds each case once")
-        found[case.key] = case
+        turn = 0
+        while (case.key, turn) in found:
+            if case.family != "ceiling":
+                raise KvperfError(f"{name} has '{case.label}' twice", "a record holds each case once")
+            turn += 1
+        found[case.key, turn] = case
     return found
 
 
-def _measured(record: Record, name: str) -> None:
+def measured(record: Record, name: str) -> None:
+    """Raises KvperfError for a record of the interpreter."""
     if record.emulated:
         raise KvperfError(
             f"{name} is emulated: it holds no reading to compare", "`kvperf bench show` prints its counts and errors"
         )
 
 
-def _run(record: Record) -> Run:
-    return Run(version=record.version, command=record.command, started=record.started, gpu=record.environment.gpu)
+def run_of(record: Record) -> Run:
+    """What a comparison says of a record."""
+    return Run(
+        version=record.version,
+        command=record.command,
+        started=record.started,
+        gpu=record.environment.gpu,
+        complete=record.complete,
+    )
 
 
 def _warnings(a: Record, b: Record) -> Iterator[str]:

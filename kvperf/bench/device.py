@@ -6,6 +6,8 @@ not in it: the gate holds the stream until start event, call and end event are a
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,16 +15,14 @@ from typing import Any
 
 from msgspec import structs
 
+from kvperf.bench.cublas import WORKSPACE_BYTES, Cublas
 from kvperf.bench.facts import facts
 from kvperf.bench.monitor import monitor
 from kvperf.bench.rig import Call, Conditions, Facts, Sample, typed
 from kvperf.errors import KvperfError, NoGpuError
 from kvperf.kernel.compile import Compiled, compile_kernel
 
-GATE_LEAST_NS, GATE_LIMIT_NS = 100_000, 2_000_000_000
-# cuBLAS: cudaDataType of operands, CUBLAS_COMPUTE_32F, the default algorithm.
-CUDA_TYPES = {"fp32": 0, "fp16": 2, "bf16": 14}
-COMPUTE_32F, DEFAULT_ALGORITHM, OP_N, OP_T = 68, -1, 0, 1
+GATE_LEAST_NS, GATE_LIMIT_NS = 300_000, 2_000_000_000
 
 
 class Device:
@@ -46,13 +46,15 @@ class Device:
         self._stream.use()
         self.stream_pointer = int(self._stream.ptr)
         self._folder = tempfile.TemporaryDirectory()
-        self._loaded: dict[tuple[int, str], Any] = {}
+        self._loaded: dict[tuple[bytes, str], Any] = {}
         self._turn = 0
         self._flag = cupy.cuda.alloc_pinned_memory(64)
         self._clocks = cupy.zeros(2, cupy.uint64)
         self._monitor = monitor(cupy.cuda.Device().pci_bus_id)
         self.facts = self._facts()
         self._gate: Any = None
+        self._cublas: Cublas | None = None
+        self.adopt_torch()
 
     def _facts(self) -> Facts:
         device, runtime = self._cupy.cuda.Device(), self._cupy.cuda.runtime
@@ -80,8 +82,18 @@ class Device:
     def download(self, buffer: Any) -> Any:
         return self._cupy.asnumpy(buffer)
 
+    def checksum(self, buffer: Any) -> int:
+        return int(buffer.reshape(-1).view(self._cupy.uint8).sum(dtype=self._cupy.uint64))
+
+    def adopt_torch(self) -> None:
+        """PyTorch, where it is imported, works on this stream: the gate and the events then hold for it, too."""
+        if torch := sys.modules.get("torch"):
+            torch.cuda.set_stream(torch.cuda.ExternalStream(self.stream_pointer))
+
     def free_bytes(self) -> int:
         self._cupy.get_default_memory_pool().free_all_blocks()
+        if torch := sys.modules.get("torch"):
+            torch.cuda.empty_cache()
         return int(self._cupy.cuda.Device().mem_info[0])
 
     def launch(
@@ -95,13 +107,12 @@ class Device:
         names: Sequence[str] = (),
     ) -> Call:
         """A call of one kernel. Python's int is an int32 and its float an fp32; NumPy scalars are what they are."""
-        kernel = self._loaded.get((id(compiled), entry))
+        kernel = self._loaded.get((compiled.cubin, entry))
         if kernel is None:
             file = Path(self._folder.name) / f"{len(self._loaded)}.cubin"
             file.write_bytes(compiled.cubin)
             kernel = self._cupy.RawModule(path=str(file)).get_function(entry)
-            self._loaded[(id(compiled), entry)] = kernel
-            self._loaded[(id(compiled), "")] = compiled  # its id stays taken while it is here
+            self._loaded[(compiled.cubin, entry)] = kernel
         if shared_bytes:
             kernel.max_dynamic_shared_size_bytes = max(shared_bytes, kernel.max_dynamic_shared_size_bytes)
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
@@ -118,21 +129,12 @@ class Device:
 
     def product(self, x: Any, weight: Any, out: Any, dtype: str) -> Call:
         """A call of cuBLAS: out [T, n] = x [T, k] · weight [n, k]ᵀ, sums in fp32, out in `dtype` or fp32."""
-        import numpy as np
-        from cupy_backends.cuda.libs import cublas  # pyright: ignore[reportMissingImports]
-
-        (T, k), n, kind = x.shape, weight.shape[0], CUDA_TYPES[dtype]
-        handle = self._cupy.cuda.device.get_cublas_handle()
-        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-        one_at, zero_at = one.ctypes.data, zero.ctypes.data
-        out_kind = CUDA_TYPES["fp32"] if out.dtype == np.float32 else kind
-        operands = (weight.data.ptr, kind, k, x.data.ptr, kind, k, zero_at, out.data.ptr, out_kind, n)
-
-        def call(_keep: Any = (one, zero, x, weight, out)) -> None:
-            cublas.setStream(handle, self._stream.ptr)
-            cublas.gemmEx(handle, OP_T, OP_N, n, T, k, one_at, *operands, COMPUTE_32F, DEFAULT_ALGORITHM)
-
-        return call
+        if self._cublas is None:
+            self._cublas = Cublas(self.stream_pointer, self._cupy.empty(WORKSPACE_BYTES, self._cupy.uint8))
+        product = self._cublas.product
+        (T, k), n, out_dtype = x.shape, weight.shape[0], "fp32" if out.dtype == "float32" else dtype
+        pointers = (x.data.ptr, weight.data.ptr, out.data.ptr)
+        return lambda _keep=(x, weight, out): product(*pointers, T, n, k, dtype, out_dtype)
 
     def graph(self, calls: Sequence[Call]) -> Call:
         """One call that replays these, captured as a CUDA graph."""
@@ -143,8 +145,11 @@ class Device:
         try:
             for call in calls:
                 call()
-        finally:
-            captured = self._stream.end_capture()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the capture is broken; why stands in the first exception
+                self._stream.end_capture()
+            raise
+        captured = self._stream.end_capture()
         captured.upload(self._stream)
         return lambda: captured.launch(self._stream)
 

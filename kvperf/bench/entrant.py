@@ -5,8 +5,9 @@ An entrant knows how to make a call on one set of buffers, where its output lies
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvperf.bench.operands import Operands, kind_of
@@ -14,7 +15,7 @@ from kvperf.bench.record import Resources, Work
 from kvperf.bench.rig import Call, Rig, in_turn
 from kvperf.hardware import Architecture
 from kvperf.kernel import reference
-from kvperf.kernel.catalogue import KERNELS, kernel
+from kvperf.kernel.catalogue import kernel
 from kvperf.kernel.compile import Compiled, compile_kernel
 from kvperf.kernel.geometry import Shape
 from kvperf.kernel.launch import Launch, Plan, plan
@@ -27,8 +28,11 @@ from kvperf.kernel.verify import LIMIT, LIMIT_BF16_MATRIX
 class Entrant:
     """One competitor. `call(set)` binds a call to a set of buffers; `out` is where every call writes.
 
-    kind      of cache it reads;  output: (array type, number format) of out [B, Q, H, E]
+    kind      of cache it reads;  out: [B, Q, H, E] in the number format `dtype`
+    checked   like call, and leaves the result in `out`, where a timed call does not
     captures  whether its calls may be captured in a CUDA graph
+    trusted   it is ours, and does not write to its operands
+    sizes     of the case besides the shape: cache format, page
     """
 
     name: str
@@ -43,7 +47,9 @@ class Entrant:
     rounds_query: bool = False
     captures: bool = True
     family: str = "attention"
-    output: Callable[[], Any] | None = None
+    checked: Callable[[dict[str, Any]], Call] | None = None
+    trusted: bool = False
+    sizes: dict[str, int | float | str] = field(default_factory=dict)
 
 
 def ours(rig: Rig, name: str, shape: Shape, architecture: Architecture) -> Entrant:
@@ -64,7 +70,9 @@ def ours(rig: Rig, name: str, shape: Shape, architecture: Architecture) -> Entra
     }
     rows = shape.batch * shape.heads * shape.q_len
     work = Work(
-        compulsory_bytes=asked.compulsory_cache_bytes + 2 * rows * (shape.head_dim + shape.output_dim),
+        compulsory_bytes=asked.compulsory_cache_bytes
+        + asked.compulsory_scale_bytes
+        + 2 * rows * (shape.head_dim + shape.output_dim),
         kv_bytes=asked.compulsory_cache_bytes,
         requested_bytes=sum(asked.loads.values()) + sum(asked.stores.values()),
         operations={"flop": 2 * rows * (shape.head_dim + shape.output_dim) * shape.seq, "mma": sum(asked.mma.values())},
@@ -86,12 +94,17 @@ def ours(rig: Rig, name: str, shape: Shape, architecture: Architecture) -> Entra
         resources=_resources(rig, planned.launches[0], compiled, architecture),
         launches=len(planned.launches),
         rounds_query=name == "int8_mma",
+        trusted=True,
+        sizes=_sizes(name, shape),
     )
 
 
-def supported(names: list[str] | None) -> list[str]:
-    """Our kernels of these names, or all of them. Raises KvperfError for an unknown one."""
-    return [kernel(name).name for name in names] if names else list(KERNELS)
+def _sizes(name: str, shape: Shape) -> dict[str, int | float | str]:
+    """What tells cases apart besides the shape: the format of the cache, the tokens of a page."""
+    found: dict[str, int | float | str] = {"kv_dtype": kernel(name).cache or shape.dtype}
+    if name == "paged":
+        found["page_tokens"] = shape.page_tokens
+    return found
 
 
 def _zeros(shape: tuple[int, ...]) -> Any:
@@ -134,23 +147,31 @@ def _resources(rig: Rig, launch: Launch, compiled: Compiled, architecture: Archi
     )
 
 
-def error_of(rig: Rig, entrant: Entrant, operands: Operands) -> float:
+def error_of(rig: Rig, entrant: Entrant, operands: Operands, agreed: Any = None) -> float:
     """Relative norm of the error of one call on the first set, and on the last; NaN where anything is NaN.
 
-    Outputs are poisoned before. Rows of the first and last sequences and KV heads are compared with float64; all the
-    others must be finite.
+    Outputs are poisoned before. Rows of the operands are compared with float64, and everything with the output
+    `agreed` [B, Q, H, E] of a kernel that was right, where there is one.
     """
     import numpy as np
 
     shape, worst = operands.shape, 0.0
+    exact = operands.exact_of_int8_queries if entrant.rounds_query else operands.exact
     for buffers in {0: operands.sets[0], len(operands.sets) - 1: operands.sets[-1]}.values():
-        rig.poison(entrant.out)
-        entrant.call(buffers)()
-        rig.wait()
-        found = reference.decode(rig.download(entrant.out), entrant.dtype)
+        found = output_of(rig, entrant, buffers)
         if not np.isfinite(found).all():
-            return float("nan")
-        for batch, head, expected in operands.expected(entrant.rounds_query):
+            return math.nan
+        for (batch, head), expected in exact.items():
             mine = found[batch, :, head * shape.group : (head + 1) * shape.group]
             worst = max(worst, reference.relative_error(mine, expected))
+        if agreed is not None and reference.relative_error(found, agreed) > 2 * entrant.limit:
+            return max(worst, reference.relative_error(found, agreed))
     return worst
+
+
+def output_of(rig: Rig, entrant: Entrant, buffers: dict[str, Any]) -> Any:
+    """[B, Q, H, E] in float64, from a call that found its output poisoned."""
+    rig.poison(entrant.out)
+    (entrant.checked or entrant.call)(buffers)()
+    rig.wait()
+    return reference.decode(rig.download(entrant.out), entrant.dtype)

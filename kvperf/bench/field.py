@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from kvperf.bench.entrant import Entrant, ours
@@ -11,7 +12,9 @@ from kvperf.bench.rivals import library, own
 from kvperf.bench.run import architecture_of
 from kvperf.errors import KvperfError
 from kvperf.kernel.catalogue import KERNELS, kernel
+from kvperf.kernel.compile import Request, compile_many
 from kvperf.kernel.geometry import Shape
+from kvperf.kernel.launch import plan
 
 CACHES = {"16bit": ("dense", "paged", "mla"), "fp8": ("fp8",), "int8": ("int8",)}
 
@@ -23,25 +26,50 @@ def field_of(
 
     names  our kernels, FILE.py:function, FILE.cu; None: all ours.  caches: all, or some of 16bit, fp8, int8
     """
-    kinds = _kinds(caches)
+    kinds, chosen = _kinds(caches), list(names or KERNELS)
+    if repeated := {name for name in chosen if chosen.count(name) > 1}:
+        raise KvperfError(f"{', '.join(sorted(repeated))} is named twice", "each entrant takes part once")
     architecture = architecture_of(rig.facts)
     entrants: list[Entrant] = []
     problems: list[KvperfError] = []
-    for name in names if names else KERNELS:
+    for name in chosen:
         try:
             if _is_file(name):
                 entrants.append(own(rig, name, shape))
             elif kind_of(kernel(name).name) in kinds:
                 entrants.append(ours(rig, name, shape, architecture))
+            elif names:
+                hint = f"leave --kv-dtype out, or name a kernel with a cache in {', '.join(caches)}"
+                raise KvperfError(f"{name} has a cache in {kind_of(name)}", hint)
         except KvperfError as problem:
-            if names and (len(names) == 1 or name not in KERNELS):
+            if name not in KERNELS:  # the user's file, or no kernel at all
                 raise
             problems.append(problem)
     for name in against:
         entrants += library(rig, name, shape)
     if not entrants:
-        raise problems[0] if problems else KvperfError("no kernel has such a cache", f"known: {', '.join(CACHES)}")
+        raise problems[0]
     return entrants, [problem.message for problem in problems]
+
+
+def compile_ahead(rig: Rig, shapes: Sequence[Shape], names: Sequence[str] | None) -> None:
+    """Fill the compiler's cache with our kernels of all shapes, on all processors."""
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    architecture = architecture_of(rig.facts)
+    requests: dict[str, Request] = {}
+    for shape in shapes:
+        for name in names or KERNELS:
+            with contextlib.suppress(KvperfError):
+                planned = plan(name, shape, architecture, rig.facts.sms)
+                requests[f"{name} {planned.defines}"] = Request(
+                    kernel(name).source, planned.defines, rig.facts.capability
+                )
+    workers = max(1, min(os.cpu_count() or 1, len(requests)))
+    parts = [list(requests.values())[i::workers] for i in range(workers)]
+    with ThreadPoolExecutor(workers) as pool:  # each part is compiled by a child process of its own
+        list(pool.map(compile_many, parts))
 
 
 def _is_file(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kvperf.bench import gap
-from kvperf.bench.record import Case
+from kvperf.bench.record import Case, Record
 from kvperf.bench.rig import Facts
 from kvperf.bench.roofs import refusal
 from kvperf.bench.timing import Contestant, Readings
@@ -17,6 +17,26 @@ from kvperf.hardware import Gpu
 RATED = ("flop", "l2_bytes", "host_bytes", "shared_bytes", "exp2", "conversion", "steps", "launches")
 
 
+class Levels(msgspec.Struct, frozen=True):
+    """What was read of this GPU's memories, where a profile does not know: for the gap."""
+
+    l2_bytes_per_s: float | None = None
+    latency_s: float | None = None
+
+
+def levels_of(record: Record) -> Levels:
+    """From the ceilings of a record: the best L2 bandwidth, and the latency of device memory."""
+    l2 = [c.rate for c in record.cases if c.subject == "l2_read" and c.rate and not c.refused]
+    chases = [c for c in record.cases if c.subject == "latency" and c.rate and not c.refused]
+    memory = [1 / c.rate for c in chases if c.rate and str(c.shape.get("level")) == "memory"]
+    return Levels(max(l2, default=None), min(memory, default=None))
+
+
+def failed(case: Case, problem: str) -> Case:
+    """The case with the reason why there is no reading of it."""
+    return msgspec.structs.replace(case, refused=problem)
+
+
 def timed(case: Case, contestant: Contestant, readings: Readings) -> Case:
     """The case with its samples and statistics."""
     return msgspec.structs.replace(
@@ -24,8 +44,8 @@ def timed(case: Case, contestant: Contestant, readings: Readings) -> Case:
         regime=contestant.regime,
         samples=readings.samples,
         statistics=readings.statistics,
-        rotation=len(contestant.calls),
-        rotated_bytes=contestant.rotated_bytes,
+        rotation=contestant.rotation.sets,
+        rotated_bytes=contestant.rotation.total_bytes,
     )
 
 
@@ -37,6 +57,7 @@ def judged(
     launch_s: float | None = None,
     read_bytes_per_s: float | None = None,
     launches: int = 1,
+    levels: Levels = Levels(),
 ) -> Case:
     """The case with rates, shares and gap; or with the reason why its reading is refused."""
     if case.statistics is None or case.refused:
@@ -58,12 +79,12 @@ def judged(
             launch_s=launch_s,
             launches=launches,
             read_bytes_per_s=read_bytes_per_s,
-            l2_bytes_per_s=gpu.l2_bytes_per_s if gpu else None,
-            latency_s=_latency_s(gpu),
+            l2_bytes_per_s=levels.l2_bytes_per_s or (gpu.l2_bytes_per_s if gpu else None),
+            latency_s=levels.latency_s or _latency_s(gpu),
             resources=case.resources,
             clock_ratio=_clock_ratio(case, facts),
         )
-        found |= {"gap": parts, "verdict": gap.in_words(parts, case.bound_s, median_s)}
+        found |= {"gap": parts, "verdict": gap.in_words(parts, case.bound_s, median_s) + _slowed(case)}
     return msgspec.structs.replace(case, **found)
 
 
@@ -78,6 +99,14 @@ def agreed(case: Case, counts: dict[str, float]) -> Case:
         problem = f"counted {found:.0f} bytes, the closed form says {said:.0f}"
         return msgspec.structs.replace(case, refused=problem)
     return msgspec.structs.replace(case, verdict="requests what the closed form says")
+
+
+def _slowed(case: Case) -> str:
+    """How many samples were taken while the GPU held its clocks down, and why."""
+    reasons = [reason for reason in case.samples.throttled if reason]
+    if not reasons:
+        return ""
+    return f"; slowed down in {len(reasons)} of {len(case.samples.seconds)} samples ({', '.join(sorted(set(reasons)))})"
 
 
 def _rates(case: Case, gpu: Gpu | None, median_s: float, read_bytes_per_s: float | None) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ A reading is in seconds of device time. `emulated` records hold counts and error
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import tempfile
@@ -19,7 +20,7 @@ SCHEMA = "kvperf.bench/1"
 Regime = Literal["cold", "warm", "stream"]
 
 
-class Environment(msgspec.Struct, frozen=True, kw_only=True):
+class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where and how. Unknown is null.
 
     gpu        as the driver calls it;  profile: the GPU profile that datasheet figures come from
@@ -47,7 +48,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     power_cap_w: float | None = None
 
 
-class Samples(msgspec.Struct, frozen=True, kw_only=True):
+class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of each column for each sample; a column is empty where nothing could be read."""
 
     seconds: tuple[float, ...] = ()
@@ -58,7 +59,7 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
     throttled: tuple[str | None, ...] = ()
 
 
-class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+class Statistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the seconds. low_s and high_s bracket the median with 95 % confidence.
 
     stopped  confident: the interval is narrower than asked for; budget: time ran out first
@@ -74,7 +75,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     stopped: Literal["confident", "budget"]
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one call has to do, and what it asks for.
 
     compulsory_bytes  cross HBM in any implementation;  kv_bytes: those of them that are K and V
@@ -90,7 +91,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     operand: str | None = None
 
 
-class Resources(msgspec.Struct, frozen=True, kw_only=True):
+class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the compiler made of the kernel, and how it fills the GPU."""
 
     registers: int
@@ -102,7 +103,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     code_hash: str
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One subject on one shape in one regime.
 
     family       ceiling, attention, stage, step, host, kernel (a user's own)
@@ -148,19 +149,23 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str, str, str, tuple[tuple[str, int | float | str], ...]]:
-        """What makes two cases of two records the same case."""
-        return self.family, self.subject, self.regime, self.flush, tuple(sorted(self.shape.items()))
+        """What makes two cases of two records the same case. How often a loop turns in one reading does not."""
+        sizes = tuple(sorted((name, size) for name, size in self.shape.items() if name != "repeats"))
+        return self.family, self.subject, self.regime, self.flush, sizes
 
     @property
     def label(self) -> str:
         """The case in one line."""
-        sizes = " ".join(f"{name}={value}" for name, value in self.shape.items())
-        regime = self.regime if self.flush == "rotation" else f"{self.regime} by {self.flush}"
-        return f"{self.subject} {regime} {sizes}".strip()
+        return label(self.subject, self.regime, self.flush, self.shape)
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version": "schema"}):
-    """One run. `complete` is false where it was interrupted or ran out of time."""
+class Record(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"schema_version": "schema"}
+):
+    """One run. `complete` is false where it was interrupted or ran out of time.
+
+    left_out  who did not take part, and why
+    """
 
     schema_version: Literal["kvperf.bench/1"]
     version: str
@@ -171,6 +176,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, rename={"schema_version"
     complete: bool
     environment: Environment
     cases: tuple[Case, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def label(subject: str, regime: str, flush: str, shape: dict[str, int | float | str]) -> str:
+    """A case in one line."""
+    sizes = " ".join(f"{name}={value}" for name, value in shape.items())
+    return f"{subject} {regime if flush == 'rotation' else f'{regime} by {flush}'} {sizes}".strip()
 
 
 def write(record: Record, path: Path) -> None:
@@ -191,14 +203,47 @@ def write(record: Record, path: Path) -> None:
         handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(text)
-        os.chmod(scratch, 0o644)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(scratch, 0o666 & ~umask)
         os.replace(scratch, target)
         scratch = None
     except OSError as problem:
-        raise KvperfError(f"cannot write {path}: {problem.strerror}", "name a file in a folder that exists") from None
+        raise _unwritable(path, problem.strerror) from None
     finally:
         if scratch is not None:
             Path(scratch).unlink(missing_ok=True)
+
+
+def check_place(record: Record, path: Path) -> None:
+    """Raises KvperfError where the record cannot stand there, and touches nothing.
+
+    Only another record is overwritten; a device or a pipe is written to.
+    """
+    refuse_emulated(record, path)
+    target = path.resolve()
+    if target.is_dir():
+        raise _unwritable(path, "Is a directory")
+    if not target.parent.is_dir():
+        raise _unwritable(path, "No such file or directory")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise _unwritable(path, "Permission denied")
+    if target.is_file() and not _is_record(target):
+        raise KvperfError(f"{path} is there, and is no record of kvperf bench", "name another file")
+
+
+def claim(path: Path) -> Path:
+    """A new, empty file of this name, or of the next with a number that is free. Raises KvperfError."""
+    for number in itertools.count(1):
+        name = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        except OSError as problem:
+            raise _unwritable(path, problem.strerror) from None
+        return name
+    raise AssertionError("numbers do not end")
 
 
 def refuse_emulated(record: Record, path: Path) -> None:
@@ -208,7 +253,9 @@ def refuse_emulated(record: Record, path: Path) -> None:
 
 
 def read(path: Path) -> Record:
-    """A record from its file. Raises KvperfError where it is none."""
+    """A record from its file. Raises KvperfError where it is none, or contradicts itself."""
+    from kvperf.bench.consistency import check
+
     try:
         record = msgspec.json.decode(path.read_bytes(), type=Record)
     except OSError as problem:
@@ -216,4 +263,22 @@ def read(path: Path) -> Record:
     except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
         raise KvperfError(f"{path} is no record of kvperf bench: {problem}", f"its schema is {SCHEMA}") from None
     refuse_emulated(record, path)
+    check(record, str(path))
     return record
+
+
+class _Head(msgspec.Struct):
+    schema: Literal["kvperf.bench/1"]
+
+
+def _is_record(file: Path) -> bool:
+    """Whether the file says so; it may be one that `read` refuses."""
+    try:
+        msgspec.json.decode(file.read_bytes(), type=_Head)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _unwritable(path: Path, why: str | None) -> KvperfError:
+    return KvperfError(f"cannot write {path}: {why}", "name a file in a folder that exists")

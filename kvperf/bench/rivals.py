@@ -24,6 +24,8 @@ from kvperf.kernel.geometry import Shape
 from kvperf.kernel.verify import LIMIT, LIMIT_BF16_MATRIX
 
 BACKENDS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
+MATH_BYTES = 1 << 30  # of K and V: beyond, its fp32 copies take more memory than they teach
+BUFFERS = ("q", "k", "v", "out")  # of a user's CUDA kernel
 LIBRARIES = ("torch", "flashinfer")
 
 
@@ -41,20 +43,26 @@ def _torch(rig: Rig, shape: Shape) -> list[Entrant]:
     from torch.nn.attention import SDPBackend, sdpa_kernel  # pyright: ignore[reportMissingImports]
 
     out, tensors = _prepared(rig, shape)
-    found = []
-    for backend in BACKENDS:
+    target, found = out[1].transpose(1, 2), []
+    kv_bytes = 4 * shape.batch * shape.kv_heads * shape.seq * shape.head_dim
+    for backend in BACKENDS if kv_bytes <= MATH_BYTES else BACKENDS[:-1]:
 
-        def call(buffers: dict[str, Any], which: Any = getattr(SDPBackend, backend)) -> Call:
+        def attended(buffers: dict[str, Any], which: Any = getattr(SDPBackend, backend)) -> Callable[[], Any]:
             q, k, v = tensors(buffers)
-            q, target = q.transpose(1, 2), out[1].transpose(1, 2)
+            q = q.transpose(1, 2)
 
-            def attend() -> None:
+            def attend() -> Any:
                 with sdpa_kernel(which):
-                    target.copy_(torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+                    return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
             return attend
 
-        found.append(_entrant(f"torch {backend.lower().removesuffix('_attention')}", shape, call, out[0]))
+        def checked(buffers: dict[str, Any], attended: Any = attended) -> Call:
+            attend = attended(buffers)
+            return lambda: target.copy_(attend())
+
+        name = f"torch {backend.lower().removesuffix('_attention')}"
+        found.append(_entrant(name, shape, attended, out[0], checked=checked))
     return found
 
 
@@ -72,9 +80,11 @@ def _flashinfer(rig: Rig, shape: Shape) -> Entrant:
     sizes = (shape.heads, shape.kv_heads, shape.head_dim, shape.seq)
     wrapper.plan(page, page[:-1], last, *sizes, q_data_type=half, kv_data_type=half)
 
+    target = out[1][:, 0]
+
     def call(buffers: dict[str, Any]) -> Call:
         q, k, v = tensors(buffers)
-        return lambda: out[1][:, 0].copy_(wrapper.run(q[:, 0], (k, v)))
+        return lambda: wrapper.run(q[:, 0], (k, v), out=target)
 
     return _entrant("flashinfer", shape, call, out[0])
 
@@ -94,10 +104,16 @@ def _own_python(rig: Rig, path: Path, name: str, shape: Shape) -> Entrant:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise KvperfError(f"{path}: no such file", "give the path of a Python file")
+    if shape.dtype == "bf16" and rig.emulated:
+        raise KvperfError(f"{path.name}: NumPy has no bf16 to give it", "emulate it with --dtype fp16")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as problem:  # whatever is wrong with the user's file
+        raise KvperfError(f"{path}: {type(problem).__name__}: {problem}", "it must import without errors") from None
+    rig.adopt_torch()
     function: Callable[..., Any] | None = getattr(module, name, None)
-    if function is None:
+    if not callable(function):
         raise KvperfError(f"{path} has no function '{name}'", f"define {name}(q, k, v, out) in it")
     out = _output(rig, shape)
     view = _bf16_views() if shape.dtype == "bf16" and not rig.emulated else lambda array: array
@@ -106,7 +122,7 @@ def _own_python(rig: Rig, path: Path, name: str, shape: Shape) -> Entrant:
         given = [view(x) for x in (buffers["q"][:, 0], buffers["k"], buffers["v"], out[:, 0])]
         return lambda: function(*given)
 
-    return _entrant(f"{path.name}:{name}", shape, call, out, family="kernel")
+    return _entrant(f"{path}:{name}", shape, call, out, family="kernel")
 
 
 class OwnLaunch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,11 +142,14 @@ class OwnLaunch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _own_cuda(rig: Rig, path: Path, shape: Shape) -> Entrant:
     from kvperf import yaml_file
 
+    if not path.is_file():
+        raise KvperfError(f"{path}: no such file", "give the path of a CUDA file")
     document = yaml_file.read(path.with_suffix(".yaml"))
     try:
         how = msgspec.convert(document.value, OwnLaunch)
     except msgspec.ValidationError as problem:
-        raise KvperfError(f"{path.with_suffix('.yaml')}: {problem}", "it has entry, grid, block, arguments") from None
+        hint = "it has entry, grid, block, arguments, shared_bytes, defines"
+        raise KvperfError(f"{path.with_suffix('.yaml')}: {problem}", hint) from None
     symbols = {
         "B": shape.batch,
         "H": shape.heads,
@@ -154,20 +173,26 @@ def _own_cuda(rig: Rig, path: Path, shape: Shape) -> Entrant:
         raise KvperfError(f"{path} has no kernel '{how.entry}'", f"it has {', '.join(compiled.entries) or 'none'}")
     out = _output(rig, shape)
 
-    def call(buffers: dict[str, Any]) -> Call:
-        held = {name: buffers[name] for name in ("q", "k", "v")} | {"out": out}
-        arguments = [held[a] if a in held else size(a) for a in how.arguments]
-        names = [a for a in how.arguments if a in held]
-        grid, block = [int(size(f)) for f in how.grid], [int(size(f)) for f in how.block]
-        return rig.launch(compiled, how.entry, grid, block, arguments, int(size(how.shared_bytes)), names)
+    grid, block = [int(size(f)) for f in how.grid], [int(size(f)) for f in how.block]
+    shared_bytes, names = int(size(how.shared_bytes)), [a for a in how.arguments if a in BUFFERS]
+    scalars = {a: size(a) for a in how.arguments if a not in BUFFERS}
 
-    entrant = _entrant(path.name, shape, call, out, family="kernel")
+    def call(buffers: dict[str, Any]) -> Call:
+        held = {name: buffers[name] for name in ("q", "k", "v")} | {"out": out} | scalars
+        return rig.launch(compiled, how.entry, grid, block, [held[a] for a in how.arguments], shared_bytes, names)
+
+    entrant = _entrant(str(path), shape, call, out, family="kernel")
     entrant.captures = True
     return entrant
 
 
 def _entrant(
-    name: str, shape: Shape, call: Callable[[dict[str, Any]], Call], out: Any, family: str = "attention"
+    name: str,
+    shape: Shape,
+    call: Callable[[dict[str, Any]], Call],
+    out: Any,
+    family: str = "attention",
+    checked: Callable[[dict[str, Any]], Call] | None = None,
 ) -> Entrant:
     """Bytes and FLOPs that any kernel has on this shape; what it requests besides is not known."""
     rows = shape.batch * shape.heads * shape.q_len
@@ -179,7 +204,19 @@ def _entrant(
         operand=shape.dtype,
     )
     limit = LIMIT_BF16_MATRIX if shape.dtype == "bf16" else LIMIT
-    return Entrant(name, "dense", call, out, shape.dtype, work, limit, captures=False, family=family)
+    return Entrant(
+        name,
+        "dense",
+        call,
+        out,
+        shape.dtype,
+        work,
+        limit,
+        captures=False,
+        family=family,
+        checked=checked,
+        sizes={"kv_dtype": shape.dtype},
+    )
 
 
 def _output(rig: Rig, shape: Shape) -> Any:
@@ -202,7 +239,7 @@ def _prepared(rig: Rig, shape: Shape) -> tuple[tuple[Any, Any], Callable[[dict[s
     """((our output buffer, the same as a tensor), buffers → tensors q [B, Q, H, D], k and v [B, K, S, D])."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    torch.cuda.set_stream(torch.cuda.ExternalStream(rig.stream_pointer))
+    rig.adopt_torch()
     view = _bf16_views() if shape.dtype == "bf16" else lambda array: torch.as_tensor(array, device="cuda")
     out = _output(rig, shape)
     return (out, view(out)), lambda buffers: [view(buffers[name]) for name in ("q", "k", "v")]

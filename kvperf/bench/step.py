@@ -14,14 +14,15 @@ from typing import Any
 import msgspec
 
 from kvperf.arith import total
-from kvperf.bench.attention import Plan, flush_of
-from kvperf.bench.ceiling_calls import empty_call
-from kvperf.bench.network import Network
+from kvperf.bench.attention import Plan
+from kvperf.bench.ceiling_calls import empty_call, flush_of
+from kvperf.bench.network import Network, Operation
 from kvperf.bench.network_reference import logits
-from kvperf.bench.outcome import judged, timed
+from kvperf.bench.outcome import failed, judged, timed
 from kvperf.bench.record import Case, Work
 from kvperf.bench.rig import Call, Rig, in_turn
-from kvperf.bench.timing import COLD_L2_CAPACITIES, Contestant, measure
+from kvperf.bench.standin import Standin
+from kvperf.bench.timing import COLD_L2_CAPACITIES, Contestant, Readings, alone, measure
 from kvperf.bound import resources
 from kvperf.hardware import Gpu
 from kvperf.kernel import reference
@@ -73,28 +74,25 @@ def stages(rig: Rig, gpu: Gpu | None, network: Network, workload: Workload, how:
     for operation in network.operations():
         calls.setdefault(operation.stage, []).append(operation.call)
     works = {stage.name: stage for stage in _pipeline(network, workload)}
-    contestants = [Contestant("launch", "cold", [empty_call(rig)], 0)]
+    contestants = [alone("launch", "cold", [empty_call(rig)])]
+    flush = flush_of(rig, "memset-read")
     for name, own in calls.items():
         size = int(_read_bytes(works[name]))
         small = len(own) * size < COLD_L2_CAPACITIES * rig.facts.l2_bytes
-        contestants.append(Contestant(name, "cold", own, size, flush_of(rig, "memset-read") if small else None))
-    found = measure(rig, contestants, budget_s=how.budget_s, seed=how.seed, progress=how.progress)
-    launch_s = found["launch"].statistics.median_s
+        contestants.append(alone(name, "cold", own, size, flush if small else None))
+    found = _measured(rig, contestants, how)
+    launch_s = found["launch"].median_s
     done = []
     for contestant in contestants[1:]:
         stage = works[contestant.name]
-        case = Case(
-            family="stage",
-            subject=contestant.name,
-            regime="cold",
-            shape=_shape(network) | {"layers": stage.layers},
-            work=_work(stage.work, network.dtype, 1 / stage.layers),
-            bound_s=_bound_s(stage.work, gpu, stage.layers),
-            flush="memset-read" if contestant.before else "rotation",
-        )
+        case = _stage_case(network, stage, gpu)
+        case = msgspec.structs.replace(case, flush="memset-read" if contestant.before else "rotation")
+        if found[contestant.name].failure:
+            done.append(failed(case, f"failed: {found[contestant.name].failure}"))
+            continue
         case = timed(case, contestant, found[contestant.name])
         launches = max(1, int(stage.work.kernels // stage.layers))
-        done.append(judged(case, rig.facts, gpu, launch_s=launch_s, launches=launches))
+        done.append(judged(case, rig.facts, gpu, launch_s=launch_s, launches=launches, levels=how.levels))
     return done
 
 
@@ -103,23 +101,60 @@ def unread(network: Network, workload: Workload, gpu: Gpu | None, checked: dict[
     return msgspec.structs.replace(_whole(network, workload, gpu), **checked)
 
 
+def counted(rig: Rig, network: Network, workload: Workload, gpu: Gpu | None) -> list[Case]:
+    """A case for each stage of one layer, with what the interpreter counted in it."""
+    assert isinstance(rig, Standin)
+    works = {stage.name: stage for stage in _pipeline(network, workload)}
+    first: dict[str, Operation] = {}
+    for operation in network.operations():
+        first.setdefault(operation.stage, operation)
+    done = []
+    for name, operation in first.items():
+        case = _stage_case(network, works[name], gpu)
+        done.append(msgspec.structs.replace(case, counts=rig.counted(operation.call)))
+    return done
+
+
+def read(rig: Rig, network: Network, workload: Workload, how: Plan) -> tuple[Contestant, Readings]:
+    """The whole step as one graph."""
+    graph = rig.graph([operation.call for operation in network.operations()])
+    size = int(sum(_read_bytes(stage) * stage.layers for stage in _pipeline(network, workload)))
+    contestant = alone("step", "cold", [graph], size)
+    return contestant, _measured(rig, [contestant], how)["step"]
+
+
 def step(
     rig: Rig,
     gpu: Gpu | None,
     network: Network,
     workload: Workload,
-    alone: list[Case],
+    parts: list[Case],
     checked: dict[str, Any],
+    read: tuple[Contestant, Readings],
     how: Plan,
 ) -> Case:
-    """The step as one graph; `alone`: its stages, which it is compared with; `checked`: its error."""
-    works = _pipeline(network, workload)
-    graph = rig.graph([operation.call for operation in network.operations()])
-    size = int(sum(_read_bytes(stage) * stage.layers for stage in works))
-    contestant = Contestant("step", "cold", [graph], size)
-    found = measure(rig, [contestant], budget_s=how.budget_s, seed=how.seed, progress=how.progress)["step"]
-    case = msgspec.structs.replace(_whole(network, workload, gpu), beside=_beside(alone), **checked)
-    return judged(timed(case, contestant, found), rig.facts, gpu)
+    """The case of the step; `parts`: its stages, which it is compared with; `checked`: its error."""
+    contestant, found = read
+    case = msgspec.structs.replace(_whole(network, workload, gpu), beside=_beside(parts), **checked)
+    if found.failure:
+        return failed(case, f"failed: {found.failure}")
+    return judged(timed(case, contestant, found), rig.facts, gpu, levels=how.levels)
+
+
+def _stage_case(network: Network, stage: StageWork, gpu: Gpu | None) -> Case:
+    """The case of one layer of a stage, before anything is read."""
+    return Case(
+        family="stage",
+        subject=stage.name,
+        regime="cold",
+        shape=_shape(network) | {"layers": stage.layers},
+        work=_work(stage.work, network.dtype, 1 / stage.layers),
+        bound_s=_bound_s(stage.work, gpu, stage.layers),
+    )
+
+
+def _measured(rig: Rig, contestants: list[Contestant], how: Plan) -> dict[str, Readings]:
+    return measure(rig, contestants, budget_s=how.budget_s, seed=how.seed, progress=how.progress, stopped=how.stopped)
 
 
 def _whole(network: Network, workload: Workload, gpu: Gpu | None) -> Case:
@@ -135,11 +170,14 @@ def _whole(network: Network, workload: Workload, gpu: Gpu | None) -> Case:
     )
 
 
-def _beside(alone: list[Case]) -> dict[str, float]:
-    """Each stage over its layers, as read alone, and the sum of all."""
-    believed = [case for case in alone if case.statistics and case.refused is None]
+def _beside(stages: list[Case]) -> dict[str, float]:
+    """Each stage over its layers, as read alone, and the sum of all where none is missing.
+
+    The sum is an upper estimate of the step: alone, each stage also starts cold, activations included.
+    """
+    believed = [case for case in stages if case.statistics and case.refused is None]
     parts = {c.subject: c.statistics.median_s * int(c.shape["layers"]) for c in believed if c.statistics}
-    return parts | {"sum of stages": total(parts.values())}
+    return parts | ({"sum of stages": total(parts.values())} if len(parts) == len(stages) else {})
 
 
 def _pipeline(network: Network, workload: Workload) -> tuple[StageWork, ...]:

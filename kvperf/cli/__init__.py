@@ -22,6 +22,8 @@ COMMANDS = {
     "analyze": ("kvperf.cli.analyze", "Bound one generation step, stage by stage."),
     "gpus": ("kvperf.cli.gpus", "List, show and check GPU profiles."),
     "models": ("kvperf.cli.models", "List, show and import models."),
+    "plot": ("kvperf.cli.plot", "Draw rooflines, sweeps, ladders, gaps and memory."),
+    "report": ("kvperf.cli.report", "One document on a GPU, a model and a workload."),
     "kernel": ("kvperf.cli.kernel", "List, show, compare and verify the attention kernels."),
     "bench": ("kvperf.cli.bench", "Measure kernels and ceilings on a GPU; show and compare records."),
     "doctor": ("kvperf.cli.doctor", "What is installed for compiling, verifying and measuring kernels."),

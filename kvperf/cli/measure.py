@@ -1,4 +1,4 @@
-"""The measuring commands of `kvperf bench`: parse, choose a rig, run, keep the record, print it."""
+"""The measuring commands of `kvperf bench`: parse, choose a rig, and say what is to be read."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from kvperf.cli.interruption import stopped
+from kvperf.cli.keeping import LeftOut, apart, run_parts
+from kvperf.cli.measure_options import (
+    Budget,
+    BudgetEach,
+    CeilingsRecord,
+    Emulate,
+    Flush,
+    Profile,
+    ProfileFile,
+    RecordFile,
+    Regimes,
+    Seed,
+)
 from kvperf.cli.options import Format, Output
 from kvperf.errors import KvperfError
 
 if TYPE_CHECKING:
+    from kvperf.bench.outcome import Levels
     from kvperf.bench.record import Case, Record
     from kvperf.bench.rig import Rig
     from kvperf.hardware import Gpu
     from kvperf.kernel.geometry import Shape
 
-Profile = Annotated[
-    str | None, typer.Option("--gpu", help="Profile of the datasheet's figures. [default: by the driver's name]")
-]
-Emulate = Annotated[
-    bool,
-    typer.Option("--emulate", help="No GPU: run the kernels on the interpreter, checked and counted, untimed."),
-]
-RecordFile = Annotated[
-    Path | None,
-    typer.Option("--record", metavar="FILE", help="Keep the record here. [default: a new file]"),
-]
-Budget = Annotated[float, typer.Option("--budget", metavar="SECONDS", help="Longest time for each group of readings.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of data and of the order of readings.")]
 Emulated = ("1", "4", "2", "64", "77")  # a shape that the interpreter runs in seconds
 
 
@@ -63,10 +64,10 @@ def quick(
     rig, profile = rig_of(emulate, gpu)
     shapes = _shapes(_sizes(emulate, (None,) * 5), "bf16", 64)
     with progress() as tell:
-        parts: list[Iterable[list[Case]]] = []
+        parts: list[Iterable[list[Case] | LeftOut]] = []
         if not emulate:
-            parts.append(ceiling_bench.bench(rig, profile, 40.0, seed, tell))
-        how = attention_bench.Plan(budget_s=30.0, seed=seed, progress=tell)
+            parts.append(ceiling_bench.bench(rig, profile, 40.0, seed, tell, stopped=stopped))
+        how = attention_bench.Plan(budget_s=30.0, seed=seed, progress=tell, stopped=stopped)
         parts.append(_ladder(rig, profile, shapes, None, (), ("all",), how))
         run_parts(rig, profile, parts, seed, record, format, output_file)
 
@@ -74,9 +75,7 @@ def quick(
 def ceilings(
     gpu: Profile = None,
     budget: Budget = 60.0,
-    write_profile: Annotated[
-        Path | None, typer.Option("--write-profile", metavar="FILE", help="Make a hardware profile of the readings.")
-    ] = None,
+    write_profile: ProfileFile = None,
     emulate: Emulate = False,
     record: RecordFile = None,
     seed: Seed = 0,
@@ -86,13 +85,13 @@ def ceilings(
     """Bandwidths, arithmetic, latencies, launches and host copies of this GPU."""
     from kvperf.bench import ceilings as ceiling_bench
 
-    rig, profile = rig_of(emulate, gpu, small=True)
     if write_profile and emulate:
         raise KvperfError("--write-profile with --emulate", "a profile is made of readings")
+    apart({"--record": record, "--output": output_file, "--write-profile": write_profile})
+    rig, profile = rig_of(emulate, gpu, small=True)
     with progress() as tell:
-        found = run_parts(
-            rig, profile, [ceiling_bench.bench(rig, profile, budget, seed, tell)], seed, record, format, output_file
-        )
+        readings = ceiling_bench.bench(rig, profile, budget, seed, tell, stopped=stopped)
+        found = run_parts(rig, profile, [readings], seed, record, format, output_file)
     if write_profile:
         keep_profile(found, write_profile)
 
@@ -106,7 +105,9 @@ def attention(
     seq: Annotated[str | None, typer.Option("--seq", help="Cached tokens, one number or several.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Of queries and output: fp16 or bf16.")] = "bf16",
     kv_dtype: Annotated[str, typer.Option("--kv-dtype", help="Of K and V: all, or some of 16bit,fp8,int8.")] = "all",
-    page_tokens: Annotated[int, typer.Option("--page-tokens", help="Tokens of a page, for paged.")] = 64,
+    page_tokens: Annotated[
+        str, typer.Option("--page-tokens", help="Tokens of a page, for paged, one number or several.")
+    ] = "64",
     kernel: Annotated[
         list[str] | None,
         typer.Option("--kernel", help="A kernel of ours, FILE.py:function or FILE.cu; repeatable. [default: all ours]"),
@@ -114,13 +115,13 @@ def attention(
     against: Annotated[
         list[str] | None, typer.Option("--against", help="torch or flashinfer, interleaved; repeatable.")
     ] = None,
-    regime: Annotated[
-        list[str] | None, typer.Option("--regime", help="cold, warm or stream; repeatable. [default: cold]")
-    ] = None,
-    flush: Annotated[
-        Literal["rotation", "memset", "memset-read"], typer.Option("--flush", help="What makes calls cold.")
-    ] = "rotation",
-    budget: Budget = 10.0,
+    regime: Regimes = None,
+    flush: Flush = "rotation",
+    budget: BudgetEach = 10.0,
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="Compare results with float64; time nothing.")
+    ] = False,
+    ceilings_record: CeilingsRecord = None,
     emulate: Emulate = False,
     record: RecordFile = None,
     seed: Seed = 0,
@@ -133,16 +134,31 @@ def attention(
     """
     from kvperf.bench import attention as attention_bench
 
-    regimes = tuple(regime or ["cold"])
+    regimes = tuple(dict.fromkeys(["cold"] if regime is None else regime))
     for name in regimes:
         if name not in ("cold", "warm", "stream"):
             raise KvperfError(f"unknown regime '{name}'", "known: cold, warm, stream")
-    rig, profile = rig_of(emulate, gpu)
-    shapes = _shapes(_sizes(emulate, (batch, heads, kv_heads, head_dim, seq)), dtype, page_tokens)
+    pages = _numbers("--page-tokens", page_tokens)
+    shapes = _shapes(_sizes(emulate, (batch, heads, kv_heads, head_dim, seq)), dtype, pages[0])
     caches = tuple(part.strip() for part in kv_dtype.split(","))
+    kernels = None if kernel is None else list(dict.fromkeys(kernel))
+    rig, profile = rig_of(emulate, gpu)
     with progress() as tell:
-        how = attention_bench.Plan(regimes, budget, seed, flush, tell)  # type: ignore[arg-type]
-        parts = [_ladder(rig, profile, shapes, kernel, tuple(against or ()), caches, how)]
+        how = attention_bench.Plan(
+            regimes=cast(Any, regimes),
+            budget_s=budget,
+            seed=seed,
+            flush=flush,
+            progress=tell,
+            stopped=stopped,
+            levels=levels_in(ceilings_record),
+            check_only=check_only,
+        )
+        parts = [_ladder(rig, profile, shapes, kernels, tuple(dict.fromkeys(against or ())), caches, how)]
+        # Another page size concerns one kernel only.
+        for page in pages[1:]:
+            others = _shapes(_sizes(emulate, (batch, heads, kv_heads, head_dim, seq)), dtype, page)
+            parts.append(_ladder(rig, profile, others, ["paged"], (), caches, how))
         run_parts(rig, profile, parts, seed, record, format, output_file)
 
 
@@ -155,6 +171,14 @@ def keep_profile(record: Record, file: Path) -> None:
     print(f"profile: {file}; kvperf analyze --gpu {file}", file=sys.stderr)
 
 
+def levels_in(record: Path | None) -> Levels:
+    """What a record of ceilings says of this GPU's memories; nothing without one."""
+    from kvperf.bench.outcome import Levels, levels_of
+    from kvperf.bench.record import read
+
+    return Levels() if record is None else levels_of(read(record))
+
+
 def rig_of(emulate: bool, gpu: str | None, small: bool = False) -> tuple[Rig, Gpu | None]:
     """The GPU, or the interpreter in its place, and the profile of its datasheet."""
     from kvperf.bench.run import profile_of
@@ -163,7 +187,7 @@ def rig_of(emulate: bool, gpu: str | None, small: bool = False) -> tuple[Rig, Gp
     if emulate:
         from kvperf.bench.standin import Standin
 
-        stood_for = load_gpu(gpu or "h100")
+        stood_for = load_gpu("h100" if gpu is None else gpu)
         return Standin(stood_for, small), stood_for
     from kvperf.bench.device import Device
 
@@ -175,7 +199,10 @@ def _sizes(emulate: bool, given: tuple[str | None, ...]) -> tuple[list[int], ...
     """Batch, heads, KV heads, head size and tokens: as given, else the default shape, else one the interpreter runs."""
     usual = Emulated if emulate else ("1", "32", "8", "128", "4096")
     names = ("--batch", "--heads", "--kv-heads", "--head-dim", "--seq")
-    return tuple(_numbers(name, text or default) for name, text, default in zip(names, given, usual, strict=True))
+    return tuple(
+        _numbers(name, default if text is None else text)
+        for name, text, default in zip(names, given, usual, strict=True)
+    )
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -204,59 +231,17 @@ def _ladder(
     against: tuple[str, ...],
     caches: tuple[str, ...],
     how: Any,
-) -> Iterator[list[Case]]:
-    """The cases of every shape; who does not support one is named on standard error."""
+) -> Iterator[list[Case] | LeftOut]:
+    """The cases of every shape, and who does not support it."""
     from kvperf.bench import attention as attention_bench
-    from kvperf.bench.field import field_of
+    from kvperf.bench.field import compile_ahead, field_of
 
+    if not rig.emulated:
+        compile_ahead(rig, shapes, names)
     for shape in shapes:
         entrants, left_out = field_of(rig, shape, names, against, caches)
-        for message in left_out:
-            print(f"left out: {message}", file=sys.stderr)
+        yield LeftOut(tuple(left_out))
         yield from attention_bench.bench(rig, gpu, shape, entrants, how)
-
-
-def run_parts(
-    rig: Rig,
-    gpu: Gpu | None,
-    parts: Iterable[Iterable[list[Case]]],
-    seed: int,
-    path: Path | None,
-    format: str,
-    output_file: Path | None,
-) -> Record:
-    """Run the parts, keep the record after each group of cases, print it at the end. Exit 1 where results are wrong."""
-    from kvperf.bench.run import Run
-
-    file = path or Path(f"kvperf-bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json")
-    command = " ".join(["kvperf", *sys.argv[1:]])
-    run = Run(rig, gpu, command, seed, file)
-    try:
-        for part in parts:
-            for cases in part:
-                run.add(cases)
-    except BaseException:
-        print(f"kept {len(run.record.cases)} cases in {file}", file=sys.stderr)
-        raise
-    found = run.finish()
-    _print(found, format, output_file)
-    print(f"record: {file}", file=sys.stderr)
-    if any((case.refused or "").startswith("wrong result") for case in found.cases):
-        raise typer.Exit(1)
-    return found
-
-
-def _print(record: Record, format: str, output_file: Path | None) -> None:
-    from kvperf.render import bench as views
-    from kvperf.render import output
-    from kvperf.render.page import write_page
-
-    if format == "json":
-        output.write(output.json_text(record), output_file)
-    elif format == "csv":
-        output.write(output.csv_text(views.csv_rows(record.cases)), output_file)
-    else:
-        write_page(views.record_view(record), format, output_file)
 
 
 @contextlib.contextmanager

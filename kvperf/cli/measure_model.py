@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kvperf.cli.measure import Budget, Emulate, Profile, RecordFile, Seed, progress, rig_of, run_parts
+from kvperf.cli.interruption import stopped
+from kvperf.cli.keeping import run_parts
+from kvperf.cli.measure import levels_in, progress, rig_of
+from kvperf.cli.measure_options import Budget, CeilingsRecord, Emulate, Profile, RecordFile, Seed
 from kvperf.cli.options import Format, Output
 from kvperf.errors import KvperfError
 
 if TYPE_CHECKING:
     from kvperf.bench.network import Network
+    from kvperf.bench.outcome import Levels
     from kvperf.bench.rig import Rig
 
 Model = Annotated[str, typer.Option("--model", help="A model, or its file.")]
@@ -31,6 +35,7 @@ def stages(
     layers: Layers = None,
     gpu: Profile = None,
     budget: Budget = 60.0,
+    ceilings_record: CeilingsRecord = None,
     emulate: Emulate = False,
     record: RecordFile = None,
     seed: Seed = 0,
@@ -41,7 +46,9 @@ def stages(
 
     Exit code 1: two layers differ from the float64 model.
     """
-    _measure(False, model, batch, seq, phase, dtype, layers, gpu, budget, emulate, record, seed, format, output_file)
+    levels = levels_in(ceilings_record)
+    sizes = (model, batch, seq, phase, dtype, layers)
+    _measure(False, sizes, gpu, budget, levels, emulate, record, seed, format, output_file)
 
 
 def step(
@@ -52,6 +59,7 @@ def step(
     layers: Layers = None,
     gpu: Profile = None,
     budget: Budget = 60.0,
+    ceilings_record: CeilingsRecord = None,
     emulate: Emulate = False,
     record: RecordFile = None,
     seed: Seed = 0,
@@ -62,45 +70,48 @@ def step(
 
     Exit code 1: two layers differ from the float64 model.
     """
-    _measure(True, model, batch, seq, "decode", dtype, layers, gpu, budget, emulate, record, seed, format, output_file)
+    levels = levels_in(ceilings_record)
+    sizes = (model, batch, seq, "decode", dtype, layers)
+    _measure(True, sizes, gpu, budget, levels, emulate, record, seed, format, output_file)
 
 
 def _measure(
     whole: bool,
-    name: str,
-    batch: int,
-    seq: int,
-    phase: Literal["decode", "prefill"],
-    dtype: str,
-    layers: int | None,
+    sizes: tuple[str, int, int, Any, str, int | None],
     gpu: str | None,
     budget: float,
+    levels: Levels,
     emulate: bool,
     record: Any,
     seed: int,
     format: str,
     output_file: Any,
 ) -> None:
+    """`sizes`: model, batch, tokens, phase, dtype, layers. The whole step is read first: it says most."""
     from kvperf.bench import step as steps
     from kvperf.bench.attention import Plan
     from kvperf.inputs import step_workload
 
+    name, batch, seq, phase, dtype, layers = sizes
     workload = step_workload(phase=phase, batch=batch, seq=seq, weight_dtype=dtype, kv_dtype=dtype)
     rig, profile = rig_of(emulate, gpu)
     network = _network(rig, name, batch, seq, phase, dtype, layers)
     with progress() as tell:
-        how = Plan(budget_s=budget / (2 if whole else 1), seed=seed, progress=tell)
+        how = Plan(budget_s=budget / (2 if whole else 1), seed=seed, progress=tell, stopped=stopped, levels=levels)
 
         def cases() -> Any:
             network.place(seed)
             checked = steps.checked(network)
+            if rig.emulated:
+                yield steps.counted(rig, network, workload, profile)
             if rig.emulated or "refused" in checked:
                 yield [steps.unread(network, workload, profile, checked)]
                 return
+            readings = steps.read(rig, network, workload, how) if whole else None
             alone = steps.stages(rig, profile, network, workload, how)
             yield alone
-            if whole:
-                yield [steps.step(rig, profile, network, workload, alone, checked, how)]
+            if readings:
+                yield [steps.step(rig, profile, network, workload, alone, checked, readings, how)]
 
         run_parts(rig, profile, [cases()], seed, record, format, output_file)
 

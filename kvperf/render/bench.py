@@ -6,17 +6,26 @@ columns is split by regime or by the size with the fewest values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from kvperf.arith import total
 from kvperf.bench.compare import Comparison
+from kvperf.bench.pairs import field_name
 from kvperf.bench.record import Case, Record
-from kvperf.render.bench_lines import UNKNOWN, Line, case_line, compared_line, counted_line
+from kvperf.render.bench_lines import (
+    UNKNOWN,
+    Line,
+    against_line,
+    case_line,
+    compared_line,
+    counted_line,
+    left_out_lines,
+)
 from kvperf.render.table import Table, plain
-from kvperf.units import binary, decimal
+from kvperf.units import binary, decimal, significant
 
 WIDTH = 80
 # What a view is made of: lines of text, and tables.
@@ -26,14 +35,44 @@ STOPPED = {"yes": "all confident", "no": "all stopped by the budget"}
 
 
 def record_view(record: Record) -> View:
-    """Where and how it ran, a table for each family, and what was refused."""
+    """Where and how it ran, a table for each family, what was refused, and who was left out."""
     view: View = [_where(record)]
     taken = [case for case in record.cases if case.refused is None]
     row = counted_line if record.emulated else case_line
-    for family in dict.fromkeys(case.family for case in taken):
-        view += _tables(family, [row(case) for case in taken if case.family == family])
+    for family, cases in _fields(taken).items():
+        lines = [row(case) for case in cases]
+        empty = [line.subject for line in lines if record.emulated and set(line.figures.values()) == {UNKNOWN}]
+        view += _family(family, [line for line in lines if line.subject not in empty])
+        view += [[f"nothing to count: {', '.join(dict.fromkeys(empty))}"]] if empty else []
+        view += [part for case in cases if case.beside for part in _beside(case)]
     refused = [f"refused: {case.label}: {case.refused}" for case in record.cases if case.refused is not None]
-    return [*view, refused] if refused else view
+    remarks = refused + left_out_lines(record.left_out)
+    return [*view, remarks] if remarks else view
+
+
+def _fields(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    """Cases by family; a user's own kernels stand with ours."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(field_name(case.family), []).append(case)
+    return found
+
+
+def _beside(case: Case) -> View:
+    """What a step is compared with: each stage over its layers, read alone, and their sum."""
+    measured_s = case.statistics.median_s if case.statistics else None
+    last = [name for name in case.beside if name.startswith("sum")]
+    rows = [(name, case.beside[name]) for name in case.beside if name not in last]
+    rows += [(name, case.beside[name]) for name in last]
+    rows += [(f"{case.subject}, whole", measured_s)] if measured_s else []
+    cells = tuple(
+        (name, significant(s * 1e6, 4), f"{100 * s / measured_s:.1f}" if measured_s else UNKNOWN) for name, s in rows
+    )
+    totals = len(last) + bool(measured_s)
+    return [
+        ["beside it: each stage over its layers, read alone"],
+        Table(("", "time\nµs", "% of\nit"), cells, totals=totals),
+    ]
 
 
 def case_view(case: Case) -> View:
@@ -83,9 +122,18 @@ def comparison_view(found: Comparison) -> View:
     view: View = [
         [f"{name}: {run.gpu} · {run.started} · {run.command}" for name, run in (("A", found.a), ("B", found.b))]
     ]
-    for family in dict.fromkeys(one.family for one in found.cases):
-        view += _tables(family, [compared_line(one) for one in found.cases if one.family == family])
-    return [*view, [f"geometric mean of {len(found.cases)} ratios B / A: {found.geometric_mean:.4f}", *remarks(found)]]
+    for family in dict.fromkeys(field_name(one.family) for one in found.cases):
+        view += _family(family, [compared_line(one) for one in found.cases if field_name(one.family) == family])
+    mean = "unknown" if found.geometric_mean is None else f"{found.geometric_mean:.4f}"
+    return [*view, [f"geometric mean of {len(found.cases)} ratios B / A: {mean}", *remarks(found)]]
+
+
+def against_view(record: Record, found: Comparison, name: str) -> View:
+    """Every subject beside the one called so: a table for each family, and what has none."""
+    view: View = [[*_where(record), f"ratio: how long it takes over how long {name} takes, sample by sample"]]
+    for family in dict.fromkeys(field_name(one.family) for one in found.cases):
+        view += _family(family, [against_line(one, name) for one in found.cases if field_name(one.family) == family])
+    return [*view, remarks(found)] if found.left_out else view
 
 
 def remarks(found: Comparison) -> list[str]:
@@ -139,6 +187,15 @@ def _where(record: Record) -> list[str]:
     return lines
 
 
+def _family(family: str, lines: list[Line]) -> Iterator[list[str] | Table]:
+    """The tables of a family. Where nothing but the rotation of buffers made calls cold, it is not said."""
+    if all(line.sizes["flush"] in ("rotation", UNKNOWN) for line in lines):
+        for line in lines:
+            del line.sizes["flush"]
+    if lines:
+        yield from _tables(family, lines)
+
+
 def _tables(family: str, lines: list[Line]) -> Iterator[list[str] | Table]:
     """A line that says what all rows share, and the table below it; several of them where one is too wide."""
     sizes = dict.fromkeys(name for line in lines for name in line.sizes)
@@ -164,7 +221,7 @@ def _tables(family: str, lines: list[Line]) -> Iterator[list[str] | Table]:
     shared = [
         column[0] if name == "regime" else f"{name} {column[0]}"
         for name, column in texts.items()
-        if name not in varying
+        if name not in varying and column[0] != UNKNOWN
     ]
     shared += [STOPPED[one] for one in confident if len(confident) == 1 and one in STOPPED]
     names = [name.replace("-\n", "").replace("\n", " ") for name in unknown]

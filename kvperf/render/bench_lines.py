@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -26,10 +27,11 @@ class Line(msgspec.Struct, frozen=True):
 def case_line(case: Case) -> Line:
     found = case.statistics
     half = (found.high_s - found.low_s) / found.median_s / 2 if found and found.count >= 6 else None
-    rate = {"rate": _rate(case)} if case.family == "ceiling" else {"GB/s": _scaled(case.bytes_per_s, 1e-9, 3)}
+    rated = case.family in ("ceiling", "host")
+    rate = {"rate": _rate(case)} if rated else {"GB/s": _scaled(case.bytes_per_s, 1e-9, 3)}
     return Line(
         case.subject,
-        _sizes(case.regime, case.shape),
+        _sizes(case.regime, case.flush, case.shape),
         {
             "time\nµs": _scaled(found.median_s if found else None, 1e6, 4),
             "±\n%": UNKNOWN if half is None else f"{100 * half:.2f}",
@@ -51,7 +53,7 @@ def counted_line(case: Case) -> Line:
     said = case.work.requested_bytes
     return Line(
         case.subject,
-        _sizes(case.regime, case.shape),
+        _sizes(case.regime, case.flush, case.shape),
         {
             "error": UNKNOWN if case.error is None else f"{case.error:.0e}",
             "counted\nbytes": f"{sum(moved):.0f}" if moved else UNKNOWN,
@@ -66,7 +68,7 @@ def counted_line(case: Case) -> Line:
 def compared_line(one: Compared) -> Line:
     return Line(
         one.subject,
-        _sizes(one.regime, one.shape),
+        _sizes(one.regime, one.flush, one.shape),
         {
             "A\nµs": _scaled(one.a_s, 1e6, 4),
             "B\nµs": _scaled(one.b_s, 1e6, 4),
@@ -78,14 +80,54 @@ def compared_line(one: Compared) -> Line:
     )
 
 
-def _sizes(regime: str, shape: dict[str, Any]) -> dict[str, str]:
-    return {"regime": regime} | {name.removesuffix("_bytes"): _size(name, value) for name, value in shape.items()}
+def against_line(one: Compared, name: str) -> Line:
+    """A subject beside the one it is compared with, which is the fastest of those that `name` begins."""
+    rival = {} if one.against == name else {"against": one.against or UNKNOWN}
+    return Line(
+        one.subject,
+        _sizes(one.regime, one.flush, one.shape) | rival,
+        {
+            "time\nµs": _scaled(one.b_s, 1e6, 4),
+            f"{name}\nµs": _scaled(one.a_s, 1e6, 4),
+            "ratio": f"{one.ratio.ratio:.4f}",
+            "95 %\nfrom": _scaled(one.ratio.low, 1, 4),
+            "\nto": _scaled(one.ratio.high, 1, 4),
+            "verdict": one.verdict,
+        },
+    )
+
+
+def left_out_lines(messages: Iterable[str]) -> list[str]:
+    """Who does not take part, and why: one line for those that share a reason."""
+    from kvperf.kernel.catalogue import KERNELS
+
+    reasons: dict[str, list[str]] = {}
+    for message in messages:
+        first, _, rest = message.partition(" ")
+        name, reason = (first, rest) if first in KERNELS else ("", message)
+        reasons.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in reasons.items():
+        if len(names) == 1:
+            lines.append(f"left out: {names[0]} {reason}".replace("  ", " "))
+        else:
+            lines.append(f"left out: {len(names)} kernels, each {reason}: {', '.join(names)}")
+    return lines
+
+
+def _sizes(regime: str, flush: str, shape: dict[str, Any]) -> dict[str, str]:
+    """Sizes by their names; what emptied the L2 is said of cold cases."""
+    emptied = flush if regime == "cold" else UNKNOWN
+    sizes = {name.removesuffix("_bytes"): _size(name, value) for name, value in shape.items()}
+    return {"regime": regime, "flush": emptied} | sizes
 
 
 def _size(name: str, value: float | str) -> str:
     if isinstance(value, str):
         return value
-    return binary(value) if name.endswith("_bytes") else f"{value:g}" if isinstance(value, float) else str(value)
+    if name == "bytes" or name.endswith("_bytes"):
+        return binary(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _rate(case: Case) -> str:

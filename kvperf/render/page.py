@@ -30,10 +30,16 @@ def write_page(parts: Any, format: str, output_file: Path | None) -> None:
 
 
 def _wrapped(lines: list[str]) -> str:
-    """Lines no wider than a terminal, continued with an indent; a number and its unit stay together."""
+    """Lines no wider than a terminal, continued with an indent; what belongs together stays so."""
     import re
     from textwrap import wrap
 
-    glued = (re.sub(r"(?<=[0-9]) (?=[%A-Zµmn])(?!\w+=)", "\0", line) for line in lines)
+    glued = (re.sub(r"(?<=[0-9]) (?=[%A-Zµmn])(?!\w+=)", "\0", _listed(line)) for line in lines)
     parts = (p for line in glued for p in wrap(line, 80, subsequent_indent="  ", break_on_hyphens=False))
     return "".join(f"{part}\n" for part in parts).replace("\0", " ")
+
+
+def _listed(line: str) -> str:
+    """What stands between two dots stays together where it is short."""
+    parts = line.split(" · ")
+    return line if len(parts) == 1 else " · ".join(p.replace(" ", "\0") if len(p) <= 30 else p for p in parts)

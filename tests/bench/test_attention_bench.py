@@ -61,19 +61,39 @@ def at_rate(bytes_per_s: float, size: int) -> Callable[[Call], float]:
 
 
 @pytest.mark.parametrize("kind", ["dense", "paged", "int8", "fp8"])
-def test_operands_are_what_the_reference_reads(kind: str) -> None:
-    """Rows decoded from the buffers agree with attention over all of them at once."""
+def test_operands_are_what_the_reference_reads(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows decoded from the vectors agree with attention over the whole buffers, repetition included."""
+    monkeypatch.setattr("kvperf.bench.operands.VECTORS", 31)
     found = operands(kind, SHAPE, 1)
-    again = operands(kind, SHAPE, 1)
-    assert all((found.host[name] == again.host[name]).all() for name in found.host if name not in ("k", "v"))
-    rows = list(found.expected())
-    assert [(b, h) for b, h, _ in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert all(np.isfinite(row).all() and row.shape == (1, 2, 64) for _, _, row in rows)
-    if kind == "dense":
-        q, k, v = (reference.decode(found.host[n], "fp16") for n in ("q", "k", "v"))
-        whole = reference.attention(q, k, v, 64**-0.5)
-        for batch, head, row in rows:
-            np.testing.assert_allclose(row, whole[batch, :, head * 2 : head * 2 + 2])
+    found.place(Standin(GPU), 2)
+    assert list(found.exact) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    first, last = found.sets
+    assert first["q"] is last["q"] and first["k"] is not last["k"]
+    q = reference.decode(first["q"], "fp16")
+    if kind == "paged":
+        k, v = (_from_pages(first[name], first["pages"]) for name in "kv")
+    elif kind == "int8":
+        k, v = (first[name] * first[f"{name}_scales"].astype(float)[..., None] for name in "kv")
+    else:
+        k, v = (reference.decode(first[name], "fp8" if kind == "fp8" else "fp16") for name in "kv")
+    whole = reference.attention(q, k, v, 64**-0.5)
+    for (batch, head), row in found.exact.items():
+        np.testing.assert_allclose(row, whole[batch, :, head * 2 : head * 2 + 2], rtol=1e-9)
+
+
+def _from_pages(pool: Any, table: Any) -> Any:
+    """[B, K, S, D] from pages [P, K, page, D]; the rest of the last page is NaN."""
+    pages = reference.decode(pool[table], "fp16")
+    dense = pages.transpose(0, 2, 1, 3, 4).reshape(2, 2, -1, 64)
+    assert np.isnan(dense[:, :, 77:]).all() and np.isnan(reference.decode(pool, "fp16")).any()
+    return dense[:, :, :77]
+
+
+def test_many_rows_are_sampled_and_the_ends_are_among_them() -> None:
+    large = Shape(batch=64, heads=8, kv_heads=8, head_dim=128, seq=4096)
+    rows = operands("dense", large, 0).rows
+    assert len(rows) == len(set(rows)) == 8
+    assert rows[0] == (0, 0) and rows[-1] == (63, 7)
 
 
 def test_every_kernel_is_right_and_counted_on_the_interpreter() -> None:
@@ -81,8 +101,8 @@ def test_every_kernel_is_right_and_counted_on_the_interpreter() -> None:
     entrants, left_out = field_of(rig, SHAPE, None, (), ALL)
     assert {e.name for e in entrants} >= {"three_pass", "split_kv", "paged", "int8_mma", "persistent"}
     assert all("mla" in message for message in left_out)
-    (cases,) = attention.bench(rig, GPU, SHAPE, entrants, attention.Plan())
-    assert len(cases) == len(entrants)
+    cases = [case for group in attention.bench(rig, GPU, SHAPE, entrants, attention.Plan()) for case in group]
+    assert [case.subject for case in cases] == [entrant.name for entrant in entrants]
     for case in cases:
         assert case.refused is None, case
         assert case.error is not None and case.error_limit is not None
@@ -106,11 +126,11 @@ def test_a_wrong_kernel_is_never_timed(own: Path, name: str) -> None:
     entrants, _ = field_of(rig, SHAPE, [f"{own}:{name}", f"{own}:right"], (), ALL)
     groups = list(attention.bench(rig, GPU, SHAPE, entrants, attention.Plan(budget_s=0.01)))
     by_subject = {case.subject: case for group in groups for case in group}
-    refused = by_subject[f"mine.py:{name}"]
+    refused = by_subject[f"{own}:{name}"]
     assert refused.refused and refused.refused.startswith("wrong result: error")
     assert refused.statistics is None
-    assert by_subject["mine.py:right"].statistics is not None
-    assert by_subject["mine.py:right"].family == "kernel"
+    assert by_subject[f"{own}:right"].statistics is not None
+    assert by_subject[f"{own}:right"].family == "kernel"
 
 
 def test_readings_stand_beside_the_ceiling_of_their_regime(own: Path) -> None:
@@ -141,10 +161,19 @@ def test_an_impossible_reading_is_refused(own: Path) -> None:
 
 
 def test_cold_without_enough_buffers_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Metronome(at_rate(1e12, 1 << 20), silent=True)
+    held = 6 * 2 * 2 * 2 * 77 * 64 * 2  # of free memory: two sets of what would need seven
+    monkeypatch.setattr(rig, "free_bytes", lambda: held)
+    (cases,) = attention.bench(rig, GPU, SHAPE, [_right(rig, own)], attention.Plan(budget_s=0.01))
+    assert cases[1].rotation == 2
+    assert cases[1].refused and "not cold" in cases[1].refused
+
+
+def test_where_too_many_sets_would_be_needed_the_l2_is_flushed(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvperf.bench.timing.MOST_SETS", 2)
     rig = Metronome(at_rate(1e12, 1 << 20), silent=True)
     (cases,) = attention.bench(rig, GPU, SHAPE, [_right(rig, own)], attention.Plan(budget_s=0.01))
-    assert cases[1].refused and "not cold" in cases[1].refused
+    assert (cases[1].rotation, cases[1].flush, cases[1].refused) == (1, "memset-read", None)
 
 
 def test_a_flush_makes_one_set_cold(own: Path) -> None:
@@ -159,8 +188,8 @@ def test_what_does_not_fit_is_said() -> None:
     rig = Standin(GPU)
     huge = Shape(batch=64, heads=8, kv_heads=8, head_dim=128, seq=4096, dtype="fp16")
     entrants, _ = field_of(rig, huge, ["vector_loads"], (), ALL)
-    with pytest.raises(KvperfError, match="do not fit the memory that is free"):
-        list(attention.bench(rig, GPU, huge, entrants, attention.Plan()))
+    ((case,),) = attention.bench(rig, GPU, huge, entrants, attention.Plan())
+    assert case.refused and "do not fit the memory that is free" in case.refused
 
 
 def test_an_error_in_the_last_set_shows(own: Path) -> None:
@@ -237,3 +266,53 @@ def test_a_launch_that_is_none(tmp_path: Path, text: str, message: str) -> None:
 def _right(rig: Any, own: Path) -> Entrant:
     entrants, _ = field_of(rig, SHAPE, [f"{own}:right"], (), ALL)
     return entrants[0]
+
+
+def test_a_kernel_that_changes_its_operands_is_named_and_harms_nobody(own: Path) -> None:
+    own.write_text(OWN + "\n\ndef spoils(q, k, v, out):\n    right(q, k, v, out)\n    k[...] = 0\n")
+    rig = Standin(GPU)
+    entrants, _ = field_of(rig, SHAPE, [f"{own}:spoils", "split_kv"], (), ALL)
+    spoils, ours = (group[0] for group in attention.bench(rig, GPU, SHAPE, entrants, attention.Plan()))
+    assert spoils.refused == "it changed its operand k"
+    assert ours.refused is None
+
+
+def test_a_kernel_that_raises_is_named_and_the_others_go_on(own: Path) -> None:
+    own.write_text(OWN + "\n\ndef raises(q, k, v, out):\n    raise ValueError('no such tile')\n")
+    rig = Standin(GPU)
+    entrants, _ = field_of(rig, SHAPE, [f"{own}:raises", "split_kv"], (), ALL)
+    raises, ours = (group[0] for group in attention.bench(rig, GPU, SHAPE, entrants, attention.Plan()))
+    assert raises.refused == "failed: ValueError: no such tile"
+    assert ours.refused is None
+
+
+def test_a_mistake_in_rows_that_are_not_compared_shows_beside_a_right_kernel(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvperf.bench.operands.CHECKED_ELEMENTS", 0)
+    monkeypatch.setattr("kvperf.bench.operands.CHECKED_ROWS", 2)
+    own.write_text(OWN + "\n\ndef middle(q, k, v, out):\n    right(q, k, v, out)\n    out[0, 2] = 0.5\n")
+    rig = Standin(GPU)
+    entrants, _ = field_of(rig, SHAPE, ["split_kv", f"{own}:middle"], (), ALL)
+    ours, middle = (group[0] for group in attention.bench(rig, GPU, SHAPE, entrants, attention.Plan()))
+    assert ours.refused is None
+    assert middle.refused and middle.refused.startswith("wrong result")
+
+
+def test_one_name_twice_is_refused() -> None:
+    with pytest.raises(KvperfError, match="split_kv is named twice"):
+        field_of(Standin(GPU), SHAPE, ["split_kv", "split_kv"], (), ALL)
+
+
+def test_bf16_is_not_given_to_numpy(own: Path) -> None:
+    import msgspec
+
+    with pytest.raises(KvperfError, match="NumPy has no bf16"):
+        field_of(Standin(GPU), msgspec.structs.replace(SHAPE, dtype="bf16"), [f"{own}:right"], (), ALL)
+
+
+def test_check_only_times_nothing(own: Path) -> None:
+    rig = Metronome(at_rate(1e12, 1 << 20))
+    (cases,) = attention.bench(rig, GPU, SHAPE, [_right(rig, own)], attention.Plan(check_only=True))
+    assert cases[0].refused is None and cases[0].error is not None and cases[0].statistics is None
+    assert rig.sampled == []

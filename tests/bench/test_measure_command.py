@@ -48,7 +48,9 @@ def test_emulated_attention(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert record.emulated and record.complete
     assert [case.shape["seq"] for case in record.cases] == [5, 33]
     assert all(case.verdict == "requests what the closed form says" for case in record.cases)
-    assert record.command.endswith("") and record.environment.capability == "90"
+    assert record.environment.capability == "90"
+    assert len(record.left_out) == 1 and record.left_out[0].startswith("mla ")
+    assert err.count("left out") == 1  # once for both shapes
 
 
 @needs_nvrtc
@@ -67,28 +69,8 @@ def test_a_wrong_kernel_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     arguments = ["attention", "--emulate", "--dtype", "fp16", "--kernel", f"{mine}:zero"]
     code, out, _ = ran(capsys, *arguments, "--record", str(tmp_path / "r.json"))
     assert code == 1
-    assert "refused: mine.py:zero" in out and "wrong result: error 1" in out
-
-
-@needs_nvrtc
-def test_an_interrupted_run_keeps_what_it_has(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from kvperf.bench import attention
-
-    whole, file = attention.bench, tmp_path / "r.json"
-
-    def interrupted(rig, gpu, shape, *rest):  # type: ignore[no-untyped-def]
-        if shape.seq == 33:
-            raise KeyboardInterrupt
-        return whole(rig, gpu, shape, *rest)
-
-    monkeypatch.setattr(attention, "bench", interrupted)
-    code, _, err = ran(capsys, "attention", "--emulate", "--seq", "5,33", "--kernel", "split_kv", "--record", str(file))
-    assert code == 130
-    assert f"kept 1 cases in {file}" in err
-    record = read(file)
-    assert not record.complete and len(record.cases) == 1
+    flat = out.replace("\n  ", " ")
+    assert "refused: " in flat and "mine.py:zero cold" in flat and "wrong result: error 1" in flat
 
 
 @needs_nvrtc
@@ -105,8 +87,10 @@ def test_emulated_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     arguments = ["step", "--emulate", "--model", TINY, "--seq", "33", "--batch", "2"]
     code, _, _ = ran(capsys, *arguments, "--record", str(tmp_path / "r.json"))
     assert code == 0
-    (case,) = read(tmp_path / "r.json").cases
+    *stages, case = read(tmp_path / "r.json").cases
     assert case.error is not None and case.error_limit is not None and 0 < case.error <= case.error_limit
+    assert {"rope", "attention", "mlp", "sampling"} <= {stage.subject for stage in stages}
+    assert next(s for s in stages if s.subject == "embedding").counts["loads table"] == 2 * 128 * 2
 
 
 @needs_nvrtc
@@ -114,7 +98,23 @@ def test_emulated_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     ("arguments", "message"),
     [
         (["attention", "--emulate", "--batch", "1,x"], "--batch '1,x' is no list of numbers"),
-        (["attention", "--emulate", "--regime", "hot"], "unknown regime 'hot'"),
+        (["attention", "--regime", "hot"], "unknown regime 'hot'"),
+        (["attention", "--emulate", "--regime", "cold"], "--regime with --emulate: readings need a GPU"),
+        (["attention", "--flush", "memset", "--emulate"], "--flush with --emulate: readings need a GPU"),
+        (["attention", "--emulate", "--budget", "10"], "--budget with --emulate: readings need a GPU"),
+        (["ceilings", "--budget", "0", "--emulate"], "--budget with --emulate: readings need a GPU"),
+        (["step", "--emulate", "--budget", "1"], "--budget with --emulate: readings need a GPU"),
+        (["attention", "--emulate", "--seq", ""], "--seq '' is no list of numbers"),
+        (["attention", "--emulate", "--batch", "1,"], "--batch '1,' is no list of numbers"),
+        (["attention", "--emulate", "--seq", "0"], "seq is 0"),
+        (["attention", "--emulate", "--kernel", ""], "unknown kernel ''"),
+        (["attention", "--emulate", "--kv-dtype", ""], "unknown KV format ''"),
+        (["attention", "--emulate", "--gpu", ""], "unknown GPU ''"),
+        (
+            ["attention", "--emulate", "--record", "a.json", "--output", "./a.json"],
+            "--record and --output are one file",
+        ),
+        (["attention", "--emulate", "--record", "none/a.json"], "cannot write none/a.json"),
         (["attention", "--emulate", "--kv-dtype", "fp4"], "unknown KV format 'fp4'"),
         (["attention", "--emulate", "--kernel", "split_vk"], "unknown kernel 'split_vk'"),
         (["attention", "--emulate", "--kernel", "a.py:f"], "a.py: no such file"),
@@ -139,7 +139,31 @@ def test_bad_input(
     code, out, err = ran(capsys, *arguments)
     assert (code, out) == (2, "")
     assert message in err and "\nhint: " in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "kept" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--seed", "-1"], "'--seed': -1 is not in the range x>=0"),
+        (["ceilings", "--budget", "-0.5"], "'--budget': -0.5 is not in the range x>=0"),
+        (["step", "--budget", "nan"], "'--budget': it is no number of seconds"),
+        (["--seed", "-3"], "'--seed': -3 is not in the range x>=0"),
+        (["attention", "--flush", "broom"], "'broom' is not one of 'rotation', 'memset', 'memset-read'"),
+    ],
+)
+def test_what_no_option_takes(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    code, out, err = ran(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err and "--help` lists what it takes" in err
+
+
+def test_help_says_what_bench_does_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, "--help")
+    assert code == 0 and "Without a command: the ceilings and the ladder at the default shape" in out
+    for command in ("ceilings", "attention", "step"):
+        assert "0: the fewest rounds" in " ".join(ran(capsys, command, "--help")[1].split())
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from kvperf.bench.attention import Plan
 from kvperf.bench.network import Network
+from kvperf.bench.outcome import failed
 from kvperf.bench.run import architecture_of
-from kvperf.bench.step import LIMITS, checked, error_of, stages, step
+from kvperf.bench.step import LIMITS, checked, error_of, read, stages, step
 from kvperf.errors import KvperfError
 from kvperf.hardware import load_gpu
 from kvperf.inputs import step_workload
@@ -72,10 +73,13 @@ def test_stages_and_step_stand_side_by_side() -> None:
     by_name = {case.subject: case for case in alone}
     assert by_name["mlp"].work.compulsory_bytes == 3 * 128 * 96 * 2
     assert by_name["rope"].flush == "memset-read"  # its tables stay in the L2 otherwise
-    whole = step(rig, load_gpu("h100"), built, workload, alone, {"error": 1e-3, "error_limit": 2e-3}, how)
-    layers = {case.subject: int(case.shape["layers"]) for case in alone}
-    believed = [case for case in alone if case.refused is None]
-    assert whole.beside["sum of stages"] == pytest.approx(sum(layers[case.subject] for case in believed) * 1e-5)
+    readings = read(rig, built, workload, how)
+    whole = step(rig, load_gpu("h100"), built, workload, alone, {"error": 1e-3, "error_limit": 2e-3}, readings, how)
+    assert all(case.refused is None for case in alone)
+    layers = [int(case.shape["layers"]) for case in alone]
+    assert whole.beside["sum of stages"] == pytest.approx(sum(layers) * 1e-5)
+    short = step(rig, load_gpu("h100"), built, workload, [failed(alone[0], "why"), *alone[1:]], {}, readings, how)
+    assert "sum of stages" not in short.beside  # a part of it would pass for the whole
     assert whole.error == 1e-3
 
 

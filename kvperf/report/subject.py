@@ -1,0 +1,107 @@
+"""What a report is about: a GPU, a model and a step, and everything that is computed from them once."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from kvperf.analysis import analyse
+from kvperf.errors import KvperfError
+from kvperf.layout import Layout, one_rank
+from kvperf.pipeline import Part, StageWork, pipeline
+from kvperf.report.document import Cite
+from kvperf.stages.kv_update import span_of
+from kvperf.workload import FULL, Requests
+
+if TYPE_CHECKING:
+    from kvperf.bench.record import Record
+    from kvperf.hardware import Gpu
+    from kvperf.model.architecture import Model
+    from kvperf.record import Analysis
+    from kvperf.workload import Workload
+
+
+# What binds, in words.
+BOUND_BY = {"hbm": "memory", "tensor": "matrix units", "link": "links"}
+
+
+class Subject:
+    """The inputs of a report, its analysis, and what others would be.
+
+    asked  the keywords of `api.analyze` that say the same, for figures that vary them
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        model: Model,
+        workload: Workload,
+        *,
+        tp: int = 1,
+        record: Record | None = None,
+        asked: dict[str, Any] | None = None,
+        analysis: Analysis | None = None,
+        **kept: Any,
+    ) -> None:
+        self.gpu, self.model, self.workload, self.tp = gpu, model, workload, tp
+        self.record, self.asked, self.kept = record, asked, kept
+        self.analysis = analysis or self.at()
+
+    def at(self, gpu: Gpu | None = None, tp: int | None = None, **changes: Any) -> Analysis:
+        """The analysis with another GPU, another degree or a changed workload. Raises KvperfError."""
+        from msgspec.structs import replace
+
+        workload = replace(self.workload, **changes)
+        return analyse(gpu or self.gpu, self.model, workload, tp=self.tp if tp is None else tp, **self.kept)
+
+    def tried(self, **changes: Any) -> Analysis | KvperfError:
+        """The same, or why there is none."""
+        try:
+            return self.at(**changes)
+        except KvperfError as problem:
+            return problem
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        return one_rank(self.model, self.workload, self.tp)
+
+    @functools.cached_property
+    def stages(self) -> tuple[StageWork, ...]:
+        return pipeline(self.layout, self.workload)
+
+    @functools.cached_property
+    def attention(self) -> Part | None:
+        """The kind of attention layer that the kernel's section is about: full attention first, then the most layers.
+
+        None where no layer attends to cached tokens.
+        """
+        parts = [part for stage in self.stages if stage.name == "attention" for part in stage.parts]
+        return max(parts, key=lambda part: (span_of(part.shard.mixer) == FULL, part.layers), default=None)
+
+    @property
+    def sequences(self) -> tuple[int, int]:
+        """(batch, context) of the decode step that the kernels are planned for: the longest context of the batch."""
+        asked = self.workload.requests
+        if self.workload.phase == "mixed":
+            asked = asked[:-1]
+        batch = 0
+        for requests in asked:
+            batch += requests.count
+        return batch, max(requests.context_tokens for requests in asked)
+
+    def decoding(self, batch: int | None = None) -> dict[str, Any]:
+        """The changes that make this a decode step of its longest context."""
+        sequences, context = self.sequences
+        requests = (Requests(batch or sequences, context, 1),)
+        return {"phase": "decode", "requests": requests, "logits": "last"}
+
+    def prefilling(self) -> dict[str, Any]:
+        """The changes that make this the prefill of such sequences."""
+        batch, context = self.sequences
+        return {"phase": "prefill", "requests": (Requests(batch, context, context),), "logits": "last"}
+
+    def sources(self, keys: tuple[str, ...]) -> tuple[Cite, ...]:
+        """The profile's and the architecture's sources behind these keys."""
+        known = (self.gpu.profile.sources, self.gpu.architecture.sources)
+        texts = {key: dict.fromkeys(str(sources[key]) for sources in known if key in sources) for key in keys}
+        return tuple(Cite(key, "; ".join(found)) for key, found in texts.items())
