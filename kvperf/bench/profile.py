@@ -157,7 +157,8 @@ def _ceilings(record: Record) -> list[Case]:
 
 
 def _best(found: list[Case], subject: str) -> float | None:
-    return max((c.bytes_per_s for c in found if c.subject == subject and c.bytes_per_s), default=None)
+    cold = [c for c in found if c.subject == subject and c.regime == "cold"]
+    return max((c.bytes_per_s for c in cold if c.bytes_per_s), default=None)
 
 
 def _rate(found: list[Case], subject: str) -> float | None:

@@ -45,8 +45,9 @@ def record_view(record: Record) -> View:
         view += _family(family, [line for line in lines if line.subject not in empty])
         view += [[f"nothing to count: {', '.join(dict.fromkeys(empty))}"]] if empty else []
         view += [part for case in cases if case.beside for part in _beside(case)]
+    notes = [f"{case.label}: {case.verdict}" for case in taken if "behind the gate" in case.verdict]
     refused = [f"refused: {case.label}: {case.refused}" for case in record.cases if case.refused is not None]
-    remarks = refused + left_out_lines(record.left_out)
+    remarks = notes + refused + left_out_lines(record.left_out)
     return [*view, remarks] if remarks else view
 
 

@@ -52,6 +52,11 @@ def test_a_stream_counts_its_bytes_in_both_directions(cases: list[Case]) -> None
     assert rates["triad"] == pytest.approx(3 * (1 << 20) / STREAM_S)
 
 
+def test_the_gate_and_a_graph_are_compared(cases: list[Case]) -> None:
+    (graph,) = [case for case in cases if case.subject == "read" and case.regime == "stream"]
+    assert graph.verdict.startswith("-98.4 % against single calls behind the gate: they DISAGREE")  # 64 nodes a beat
+
+
 def test_latency_is_time_a_step_and_beyond_l2_no_line_is_met_twice(cases: list[Case]) -> None:
     latencies = {case.shape["level"]: case for case in cases if case.subject == "latency"}
     assert set(latencies) == {"l1", "l2", "l2_far", "l2_full", "memory", "memory_wide"}
