@@ -28,12 +28,11 @@ NAMES = ("cached_attention", "split_kv", "vector_loads", "tensor_cores", "int8_k
 METRICS = {
     "dram__bytes_read.sum": "dram_read_bytes",
     "dram__bytes_write.sum": "dram_write_bytes",
-    "lts__t_sectors_op_read.sum": "l2_read_sectors",
+    "lts__t_sectors_srcunit_tex_op_read.sum": "l2_read_sectors",
+    "lts__t_sectors_srcunit_ltcfabric.sum": "l2_fabric_sectors",
     "l1tex__data_bank_conflicts_pipe_lsu.sum": "bank_conflicts",
-    "gpu__time_duration.sum": "time_s",
+    "gpu__time_duration.sum": "time_ns",
 }
-SCALES = {"byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "nsecond": 1e-9}
-SCALES |= {"usecond": 1e-6, "msecond": 1e-3}
 
 
 def launched(rig: Any, sizes: dict[str, int], heads: int, kv_heads: int, head_dim: int) -> list[dict[str, Any]]:
@@ -61,24 +60,33 @@ def launched(rig: Any, sizes: dict[str, int], heads: int, kv_heads: int, head_di
     return done
 
 
-def profiled(file: Path) -> list[dict[str, Any]]:
+def profiled() -> list[dict[str, Any]]:
     """Run this script again under ncu, and join its counters with what was launched."""
     with tempfile.TemporaryDirectory() as scratch:
         log, said = Path(scratch) / "ncu.csv", Path(scratch) / "launched.json"
         entries = "|".join(sorted({entry for name in NAMES for entry in KERNELS[name].entries}))
-        command = ["ncu", "--clock-control", "none", "--csv", "--log-file", str(log), "--metrics", ",".join(METRICS)]
-        command += ["--kernel-name", f"regex:^({entries})$", sys.executable, __file__, str(said), "--launch"]
-        subprocess.run(command, check=True, env=os.environ)
-        rows = list(csv.DictReader(line for line in log.open() if line.startswith('"')))
+        command = ["ncu", "--clock-control", "none", "--csv", "--print-units", "base", "--log-file", str(log)]
+        command += ["--metrics", ",".join(METRICS), "--kernel-name", f"regex:^({entries})$"]
+        ended = subprocess.run([*command, sys.executable, __file__, str(said), "--launch"], env=os.environ).returncode
+        text = log.read_text() if log.exists() else ""
+        if ended or not said.exists():
+            sys.exit("error: ncu ended with " + f"{ended}\n" + "\n".join(text.splitlines()[-5:]))
+        rows = list(csv.DictReader(line for line in text.splitlines() if line.startswith('"')))
         known = json.loads(said.read_text())
-    counted: dict[str, dict[str, float]] = {}
+    counted: dict[str, dict[str, float | None]] = {}
     for row in rows:
-        value = float(row["Metric Value"].replace(",", "")) * SCALES.get(row["Metric Unit"], 1)
-        counted.setdefault(row["ID"], {})[METRICS[row["Metric Name"]]] = value
+        value = row["Metric Value"].replace(",", "")
+        number = float(value) if value.replace(".", "").replace("e+", "").replace("e-", "").isdigit() else None
+        counted.setdefault(row["ID"], {})[METRICS.get(row["Metric Name"], row["Metric Name"])] = number
+    wanted = sum(one["launches"] for one in known)
+    if len(counted) != wanted:
+        sys.exit(f"error: ncu saw {len(counted)} launches, {wanted} were made\n{text[-2000:]}")
     launches = iter(counted.values())
     for one in known:
-        parts = [next(launches, {}) for _ in range(one["launches"])]
-        one |= {key: sum(part.get(key, 0.0) for part in parts) for key in METRICS.values()}
+        parts = [next(launches) for _ in range(one["launches"])]
+        for key in METRICS.values():
+            values = [part.get(key) for part in parts]
+            one[key] = None if None in values else sum(value for value in values if value is not None)
     return known
 
 
@@ -91,7 +99,7 @@ def main(file: Path, options: list[str]) -> None:
     elif "--emulate" in options:
         found = launched(Standin(load_gpu("h100")), {"batch": 1, "seq": 77}, 4, 1, 64)
     elif shutil.which("ncu"):
-        found = profiled(file)
+        found = profiled()
     else:
         sys.exit("error: ncu is not installed\nhint: it comes with Nsight Compute")
     file.write_text(json.dumps(found, indent=1) + "\n")

@@ -31,7 +31,7 @@ def main(file: Path, emulate: bool) -> None:
     for shape in shapes:
         entrants, _ = field_of(rig, shape, ["tensor_cores"], (), ("all",))
         for flush in ("rotation",) if emulate else ("rotation", "memset", "memset-read"):
-            for cases in attention.bench(rig, gpu, shape, entrants, attention.Plan(budget_s=5, flush=flush)):
+            for cases in attention.bench(rig, gpu, shape, entrants, attention.Plan(budget_s=4, flush=flush)):
                 run.add(cases)
     run.finish()
 

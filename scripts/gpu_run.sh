@@ -42,15 +42,40 @@ if [ "$emulate" = --emulate ]; then
   exit "$failed"
 fi
 
-"${kvperf[@]}" doctor
+part 30 doctor "${kvperf[@]}" doctor
+
+# Each kernel once in a process of its own: one that hangs or faults must not take the others along.
+echo "== smoke"
+names=$("${kvperf[@]}" kernel list --format json | "$python" -c 'import json, sys; print(*(k["name"] for k in json.load(sys.stdin)["kernels"]))')
+sound=$(mktemp -d)
+for name in $names; do
+  shape=(--batch 2 --heads 8 --kv-heads 2 --seq 77)
+  [ "$name" != mla ] || shape=(--batch 2 --heads 16 --kv-heads 1 --head-dim 576 --seq 77)
+  (timeout --kill-after=2 30 "${kvperf[@]}" bench attention --check-only --kernel "$name" "${shape[@]}" \
+    --record "$sound/$name.json" > "$sound/$name.log" 2>&1 && touch "$sound/$name.right") &
+  [ "$(jobs -rp | wc -l)" -lt 5 ] || wait -n
+done
+wait
+kernels=()
+for name in $names; do
+  if [ -e "$sound/$name.right" ]; then
+    [ "$name" = mla ] || kernels+=(--kernel "$name")
+  else
+    failed=1
+    echo "-- smoke: $name failed" && tail -3 "$sound/$name.log"
+  fi
+done
+echo "-- smoke: ${#kernels[@]} arguments after $SECONDS s"
+
 part 70 ceilings "${kvperf[@]}" bench ceilings --budget 36 --record "$folder/ceilings.json"
 # The largest shape first: nothing else says as much about bandwidth.
 part 190 attention "${kvperf[@]}" bench attention --batch 64,1,16 --seq 16384,1024,4096 --budget 7 --against torch \
+  "${kernels[@]}" \
   --ceilings "$folder/ceilings.json" --record "$folder/attention.json"
 part 90 step "${kvperf[@]}" bench step --model llama-3.1-8b --batch 4 --seq 4096 --budget 16 \
   --ceilings "$folder/ceilings.json" --record "$folder/step.json"
 part 80 correctness "${kvperf[@]}" bench attention --check-only --dtype fp16 --head-dim 64,128,256 --heads 8 \
   --kv-heads 1,4 --seq 1,77,1000 --batch 2 --record "$folder/correctness.json"
-part 40 flush "$python" scripts/flush.py "$folder/flush.json"
+part 55 flush "$python" scripts/flush.py "$folder/flush.json"
 part 60 counters "$python" scripts/counters.py "$folder/counters.json"
 exit "$failed"

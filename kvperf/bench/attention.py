@@ -104,8 +104,9 @@ def _checked(
         before = None if entrant.trusted else _fingerprint(rig, cache)
         error = error_of(rig, entrant, cache, None if entrant.rounds_query else outputs.get(cache.kind))
         if before is not None and (changed := _changed(before, _fingerprint(rig, cache))):
+            count = len(cache.sets)
             cache.sets.clear()
-            cache.place(rig, 2)
+            cache.place(rig, count)
             return f"it changed its operand {changed}"
     except KvperfError as problem:
         return f"failed: {problem.message}"

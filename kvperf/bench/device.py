@@ -83,7 +83,8 @@ class Device:
         return self._cupy.asnumpy(buffer)
 
     def checksum(self, buffer: Any) -> int:
-        return int(buffer.reshape(-1).view(self._cupy.uint8).sum(dtype=self._cupy.uint64))
+        flat = buffer.reshape(-1).view(self._cupy.uint8)
+        return int(flat.view(self._cupy.uint64).sum() if flat.size % 8 == 0 else flat.sum(dtype=self._cupy.uint64))
 
     def adopt_torch(self) -> None:
         """PyTorch, where it is imported, works on this stream: the gate and the events then hold for it, too."""

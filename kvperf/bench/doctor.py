@@ -36,6 +36,7 @@ PARTS: tuple[tuple[str, str, str], ...] = (
     ("driver", "bench", "install NVIDIA's driver; without a GPU, bench attention --emulate"),
     ("CuPy", "bench", "pip install 'kvperf[gpu]'"),
     ("GPU", "bench", "a GPU of compute capability 8.0 or later"),
+    ("cuBLAS", "bench stages, bench step", "pip install nvidia-cublas"),
     ("NVML", "clocks, power and slowdowns of bench", "pip install nvidia-ml-py"),
     ("PyTorch", "bench --against torch", "pip install torch"),
     ("FlashInfer", "bench --against flashinfer", "pip install flashinfer-python"),
@@ -50,6 +51,7 @@ def diagnose() -> Diagnosis:
         "driver": _driver,
         "CuPy": lambda: _package("cupy"),
         "GPU": _gpu,
+        "cuBLAS": _cublas,
         "NVML": _nvml,
         "PyTorch": lambda: _package("torch"),
         "FlashInfer": lambda: _package("flashinfer"),
@@ -108,6 +110,12 @@ def _gpu() -> str:
 
     facts = Device().facts
     return f"{facts.name}, sm_{facts.capability}, {facts.sms} SMs"
+
+
+def _cublas() -> str:
+    from kvperf.bench.cublas import library
+
+    return library()._name
 
 
 def _nvml() -> str:

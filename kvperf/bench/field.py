@@ -44,7 +44,7 @@ def field_of(
         except KvperfError as problem:
             if name not in KERNELS:  # the user's file, or no kernel at all
                 raise
-            problems.append(problem)
+            problems.append(problem.with_traceback(None))  # whose frames would hold buffers
     for name in against:
         entrants += library(rig, name, shape)
     if not entrants:
@@ -69,7 +69,17 @@ def compile_ahead(rig: Rig, shapes: Sequence[Shape], names: Sequence[str] | None
     workers = max(1, min(os.cpu_count() or 1, len(requests)))
     parts = [list(requests.values())[i::workers] for i in range(workers)]
     with ThreadPoolExecutor(workers) as pool:  # each part is compiled by a child process of its own
-        list(pool.map(compile_many, parts))
+        list(pool.map(_compiled, parts))
+
+
+def _compiled(requests: list[Request]) -> None:
+    """Into the cache; one that does not compile is named when its turn comes."""
+    try:
+        compile_many(requests)
+    except KvperfError:
+        for request in requests:
+            with contextlib.suppress(KvperfError):
+                compile_many([request])
 
 
 def _is_file(name: str) -> bool:

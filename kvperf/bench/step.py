@@ -78,7 +78,7 @@ def stages(rig: Rig, gpu: Gpu | None, network: Network, workload: Workload, how:
     flush = flush_of(rig, "memset-read")
     for name, own in calls.items():
         size = int(_read_bytes(works[name]))
-        small = len(own) * size < COLD_L2_CAPACITIES * rig.facts.l2_bytes
+        small = (len(own) - 1) * size < COLD_L2_CAPACITIES * rig.facts.l2_bytes
         contestants.append(alone(name, "cold", own, size, flush if small else None))
     found = _measured(rig, contestants, how)
     launch_s = found["launch"].median_s
@@ -168,6 +168,12 @@ def _whole(network: Network, workload: Workload, gpu: Gpu | None) -> Case:
         work=_work(whole, network.dtype, 1.0),
         bound_s=_bound_s(whole, gpu, 1),
     )
+
+
+def believed(cases: list[Case], checked: dict[str, Any]) -> list[Case]:
+    """The cases, all of them refused where the step that they are of is wrong."""
+    problem = checked.get("refused")
+    return [failed(case, case.refused or problem) for case in cases] if problem else cases
 
 
 def _beside(stages: list[Case]) -> dict[str, float]:

@@ -104,14 +104,14 @@ def _measure(
             checked = steps.checked(network)
             if rig.emulated:
                 yield steps.counted(rig, network, workload, profile)
-            if rig.emulated or "refused" in checked:
+            if rig.emulated:
                 yield [steps.unread(network, workload, profile, checked)]
                 return
             readings = steps.read(rig, network, workload, how) if whole else None
-            alone = steps.stages(rig, profile, network, workload, how)
-            yield alone
+            found = steps.stages(rig, profile, network, workload, how)
             if readings:
-                yield [steps.step(rig, profile, network, workload, alone, checked, readings, how)]
+                found = [steps.step(rig, profile, network, workload, found, checked, readings, how), *found]
+            yield steps.believed(found, checked)
 
         run_parts(rig, profile, [cases()], seed, record, format, output_file)
 
