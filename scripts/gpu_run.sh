@@ -46,7 +46,7 @@ part 30 doctor "${kvperf[@]}" doctor
 
 # Each kernel once in a process of its own: one that hangs or faults must not take the others along.
 echo "== smoke"
-names=$("${kvperf[@]}" kernel list --format json | "$python" -c 'import json, sys; print(*(k["name"] for k in json.load(sys.stdin)["kernels"]))')
+names=$("${kvperf[@]}" kernel list --format json | "$python" -c 'import json, sys; print(*(k["kernel"] for k in json.load(sys.stdin)["kernels"]))')
 sound=$(mktemp -d)
 for name in $names; do
   shape=(--batch 2 --heads 8 --kv-heads 2 --seq 77)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,15 @@ def test_facts_of_a_driver() -> None:
     gpu = profile_of(found, None)
     assert gpu is not None and gpu.name == "h200-sxm"
     assert profile_of(facts("Some GPU", "90", attributes, 13000, None), None) is None
+
+
+def test_the_script_finds_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its one line of Python, on what `kernel list` prints."""
+    from kvperf.kernel.catalogue import KERNELS
+
+    text = (ROOT / "scripts" / "gpu_run.sh").read_text(encoding="utf-8")
+    (line,) = re.findall(r"-c '(import json.*)'\)", text)
+    assert kvperf(["kernel", "list", "--format", "json"]) == 0
+    listing = capsys.readouterr().out
+    found = subprocess.run([sys.executable, "-c", line], input=listing, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == list(KERNELS)
