@@ -21,6 +21,7 @@ ATTENTION = ("attention", "attention_combine", "indexer")
 FFN = ("mlp", "moe_experts", "shared_experts")
 OCTAVES = 10  # of a sweep: a factor of 1024
 LARGEST_BATCH = 1 << 14
+RESOURCES = {"hbm": "memory", "tensor": "compute", "link": "link"}  # what binds, as readers say it
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -122,7 +123,7 @@ def _sentence(state: Any, record: Analysis) -> str:
         return "attention overtakes the MLP" if state(record) == "attention" else "the MLP overtakes attention"
     if state is _fitting:
         return "memory runs out" if state(record) == "full" else "it fits again"
-    return "the step turns compute-bound" if state(record) == "tensor" else f"the step turns {state(record)}-bound"
+    return f"the step turns {RESOURCES[record.step.bound_by]}-bound"
 
 
 def _first_change(state: Callable[[Analysis], str | None], low: int, high: int, at: Callable[[int], Analysis]) -> int:

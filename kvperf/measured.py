@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from kvperf.bench.record import Case, Record
@@ -15,6 +17,12 @@ class Measured(msgspec.Struct, frozen=True):
     gpu: str
     stages: dict[str, float]
     step_s: float | None
+
+    def whole_s(self, analysis: Analysis) -> float:
+        """The step: measured, else its stages one after another, each as measured or at its bound."""
+        if self.step_s is not None:
+            return self.step_s
+        return math.fsum(self.stages.get(stage.name, float(stage.bound_s)) for stage in analysis.stages)
 
 
 def measured(record: Record, analysis: Analysis) -> Measured:

@@ -32,6 +32,12 @@ def test_the_step_turns_compute_bound_at_the_exact_batch() -> None:
     assert kvperf.analyze(batch=at, seq=256).step.bound_by == "tensor"
 
 
+def test_a_chunks_step_turns_memory_bound_in_the_words_of_the_other_figures() -> None:
+    at = crossings("batch", phase="mixed", chunk_tokens=512)["the step turns memory-bound"]
+    bound_by = [kvperf.analyze(batch=b, phase="mixed", chunk_tokens=512).step.bound_by for b in (at - 1, at)]
+    assert bound_by == ["tensor", "hbm"]
+
+
 def test_over_context_up_to_what_the_model_takes() -> None:
     found = sweep("seq", batch=16)
     assert (found.sizes[0], found.sizes[-1]) == (128, 131072)

@@ -48,6 +48,16 @@ def test_attention_alone_takes_the_fastest_kernel_of_its_shape() -> None:
     assert fast.statistics and found.stages == {"attention": fast.statistics.median_s}
 
 
+def test_the_whole_step_is_as_read_else_of_readings_and_bounds() -> None:
+    analysis = kvperf.analyze()
+    step = made_up_case("step", made_up(4, 5e-3), family="step", shape=SHAPE | {"layers": 32})
+    assert step.statistics
+    assert measured(on_h100(stage("mlp"), step), analysis).whole_s(analysis) == step.statistics.median_s
+    found = measured(on_h100(stage("mlp")), analysis)
+    others = sum(one.bound_s for one in analysis.stages if one.name != "mlp")
+    assert found.whole_s(analysis) == pytest.approx(found.stages["mlp"] + others)
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [

@@ -1,10 +1,12 @@
 """`kvperf plot`: a step, a sweep of it, or a record of measurements as a figure."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from kvperf.cli import step_options
 from kvperf.cli.step_options import StepAsked, option, takes_step
 from kvperf.errors import KvperfError
 
@@ -25,6 +27,7 @@ Examples:
   kvperf plot ladder --record run.json
 """
 
+STEP_OPTIONS = frozenset(inspect.signature(step_options.asked).parameters)
 # Which figures take an option.
 TAKEN_BY = {
     "--levels": ("roofline",),
@@ -39,6 +42,7 @@ TAKEN_BY = {
 @takes_step
 def plot(
     asked: StepAsked,
+    context: typer.Context,
     figure: Annotated[
         Literal["roofline", "sweep", "ladder", "accuracy", "gap", "memory"],
         typer.Argument(
@@ -77,6 +81,8 @@ def plot(
     for name, value in given.items():
         if value and figure not in TAKEN_BY[name]:
             raise KvperfError(f"{name} means nothing for {figure}", f"it is for {' and '.join(TAKEN_BY[name])}")
+    if figure in ("ladder", "accuracy") or (figure == "gap" and record is not None):
+        _refuse_step(context, figure)
     from kvperf.render.figure import sheet
 
     target = output or Path(f"{figure}.png")
@@ -88,6 +94,17 @@ def plot(
 
     write_bytes(sheet.file_bytes(drawn, format), target)
     print(target)
+
+
+def _refuse_step(context: typer.Context, figure: str) -> None:
+    """A figure of a record takes no option that describes a step."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in STEP_OPTIONS and source is not None and source.name == "COMMANDLINE":
+            raise KvperfError(
+                f"{parameter.opts[0]} means nothing for {figure} of a record",
+                f"leave {parameter.opts[0]} out: the record says what was measured",
+            )
 
 
 def _drawn(

@@ -39,6 +39,29 @@ def test_a_sweep_draws_the_records(show: Any) -> None:
     assert clean(figure)
 
 
+def test_a_decode_sequence_gets_one_token_a_step_also_beside_a_chunk() -> None:
+    found = sweep("batch", phase="mixed", chunk_tokens=512)
+    figure = draw_sweep(found, "tokens", LIGHT)
+    (curve,) = named(figure, "curve decode sequence")
+    assert list(curve.get_ydata()) == [1 / record.step.bound_s for record in found.records]
+    assert not named(figure, "curve each sequence")
+    assert clean(figure)
+
+
+@pytest.mark.parametrize(
+    ("over", "step"),
+    [
+        ("seq", {"gpu": "h100", "model": "deepseek-v3", "batch": 16}),
+        ("batch", {"gpu": "b200", "model": "qwen3-8b", "seq": 256}),
+        ("seq", {"gpu": "l40s", "phase": "prefill"}),
+    ],
+)
+def test_a_crossing_near_the_right_edge_is_named_on_the_paper(over: Any, step: dict[str, Any]) -> None:
+    figure = draw_sweep(sweep(over, **step), "time", LIGHT)
+    assert {label.get_ha() for label in named(figure, "crossing label")} >= {"right"}
+    assert clean(figure)
+
+
 def test_a_sweep_marks_its_crossings_where_they_are() -> None:
     found = sweep("batch", seq=256)
     figure = draw_sweep(found, "time", DARK)
@@ -64,6 +87,14 @@ def test_memory_stacks_what_the_record_says(over: Any) -> None:
     faint = [bar.get_alpha() < 1 for bar in named(figure, "part weights")]
     assert faint == [not record.memory.fits for record in found.records]
     assert any(text.startswith(f"largest that fits: {found.crossings[0].at} ") for text in said(figure))
+    assert clean(figure)
+
+
+@pytest.mark.parametrize(("gpu", "model"), [("l40s", "glm-4.6"), ("a10", "deepseek-r1"), ("t4", "kimi-k2.5")])
+def test_capacity_and_usable_close_together_are_named_apart(gpu: str, model: str) -> None:
+    figure = memory.memory(filling("batch", gpu=gpu, model=model), LIGHT)
+    usable, capacity = (label.get_text() for label in named(figure, "limit label"))
+    assert usable.startswith("usable ") and usable.endswith(" (90%)") and capacity.startswith("capacity ")
     assert clean(figure)
 
 

@@ -90,6 +90,14 @@ def test_every_figure(arguments: tuple[str, ...], tmp_path: Path, capsys: pytest
     assert target.read_bytes().startswith(STARTS["svg"])
 
 
+@pytest.mark.parametrize(("figure", "theme"), [("memory", "light"), ("memory", "dark"), ("gap", "light")])
+def test_an_svg_is_small(figure: str, theme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Small enough to lie inside a page: a hatch of dots alone would be a quarter of a megabyte."""
+    target = tmp_path / "figure.svg"
+    assert ran(capsys, figure, "--theme", theme, "--tp", "2", "--output", str(target))[0] == 0
+    assert target.stat().st_size < 120_000
+
+
 def test_a_warning_stands_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = ran(capsys, "--model", "gpt2", "--output", str(tmp_path / "a.svg"))
     assert (code, err) == (0, "warning: context 4096 is beyond gpt2's maximum of 1024 tokens\n")
@@ -110,6 +118,9 @@ def test_a_warning_stands_on_standard_error(tmp_path: Path, capsys: pytest.Captu
         (("sweep", "--levels"), "--levels means nothing for sweep"),
         (("gap", "--case", "flash"), "--case without --record"),
         (("sweep", "--batch", "4"), "--batch 4 beside --over batch"),
+        (("ladder", "--record", "run.json", "--batch", "3"), "--batch means nothing for ladder of a record"),
+        (("accuracy", "--record", "run.json", "--gpu", "h100"), "--gpu means nothing for accuracy of a record"),
+        (("gap", "--record", "run.json", "--kv-dtype", "fp8"), "--kv-dtype means nothing for gap of a record"),
         (("pie",), "invalid value for '"),
         (("--gpu", "h1000"), "unknown GPU 'h1000'"),
     ],

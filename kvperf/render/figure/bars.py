@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvperf.crossings import RESOURCES
 from kvperf.measured import Measured
 from kvperf.record import Analysis, StageFigures
 from kvperf.render.figure.theme import HATCHES, Theme
 from kvperf.units import decimal, prefix_for
-
-NAMES = {"hbm": "memory", "tensor": "compute", "link": "link"}
 
 
 def numbered(record: Analysis, measured: Measured | None = None) -> dict[str, int]:
@@ -29,10 +28,16 @@ def seconds_of(stage: StageFigures, measured: Measured | None) -> float:
     return float(known or stage.predicted_s or stage.bound_s)
 
 
+def _end(stage: StageFigures, measured: Measured | None) -> float:
+    """The longest of what its row shows."""
+    known = measured.stages.get(stage.name) if measured else None
+    return float(max(stage.bound_s, stage.predicted_s or 0, known or 0))
+
+
 def bars(axes: Any, theme: Theme, record: Analysis, plotted: dict[str, int], measured: Measured | None) -> None:
     """One row for each stage, the longest above."""
     stages = sorted_stages(record, measured)
-    longest = max(max(seconds_of(stage, measured), float(stage.bound_s)) for stage in stages)
+    longest = max(_end(stage, measured) for stage in stages)
     prefix, scale = prefix_for(longest)
     for row, stage in enumerate(stages):
         _row(axes, theme, stage, row, scale, longest, measured)
@@ -52,17 +57,14 @@ def _row(
 ) -> None:
     colour, hatch = theme.resources[stage.bound_by], HATCHES[stage.bound_by]
     known = measured.stages.get(stage.name) if measured else None
-    end = float(stage.bound_s)
     if known:
         axes.barh(row, known / scale, 0.82, color=theme.grid, edgecolor=theme.muted, linewidth=0.5, gid="bar measured")
-        end = max(end, known)
     bar = axes.barh(row, stage.bound_s / scale, 0.46 if known else 0.66, color=colour, gid="bar bound")
     if hatch:
         bar[0].set(hatch=hatch, edgecolor=theme.paper, linewidth=0)
     if stage.predicted_s is not None:
         at = stage.predicted_s / scale
         axes.plot((at, at), (row - 0.4, row + 0.4), color=theme.ink, linewidth=1.4, gid="bar predicted")
-        end = max(end, float(stage.predicted_s))
     if known:
         said = f"{decimal(known, 's')} · bound {_whole(stage.bound_s / known)}"
     elif stage.bound_s:
@@ -71,7 +73,7 @@ def _row(
         said = "0"
     axes.annotate(
         said,
-        (end / scale, row),
+        (_end(stage, measured) / scale, row),
         xytext=(4, 0),
         textcoords="offset points",
         va="center_baseline",
@@ -106,7 +108,7 @@ def _title(record: Analysis, measured: Measured | None) -> str:
             f"step: measured {decimal(measured.step_s, 's', 4)}, bound {decimal(step.bound_s, 's', 4)} "
             f"({100 * step.bound_s / measured.step_s:.0f} %)"
         )
-    said = f"step: bound {decimal(step.bound_s, 's', 4)}, {NAMES[step.bound_by]}-bound"
+    said = f"step: bound {decimal(step.bound_s, 's', 4)}, {RESOURCES[step.bound_by]}-bound"
     return said if step.predicted_s is None else f"{said}; predicted {decimal(step.predicted_s, 's', 4)}"
 
 
@@ -114,14 +116,14 @@ def _legend(axes: Any, theme: Theme, stages: list[StageFigures], measured: Measu
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    present = [name for name in NAMES if any(s.bound_by == name and s.bound_s for s in stages)]
+    present = [name for name in RESOURCES if any(s.bound_by == name and s.bound_s for s in stages)]
     keys: list[Any] = [
         Patch(
             facecolor=theme.resources[n],
             hatch=HATCHES[n],
             edgecolor=theme.paper,
             linewidth=0,
-            label=f"{NAMES[n]}-bound",
+            label=f"{RESOURCES[n]}-bound",
         )
         for n in present
     ]

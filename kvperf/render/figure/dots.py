@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from kvperf.measured import Measured
@@ -12,6 +13,7 @@ from kvperf.render.figure.theme import MARKERS, Theme
 
 WHOLE_PT = 19.0  # radius of a dot that is the whole step
 LEAST_SHARE = 0.01
+DIGIT_PT = 5.3  # from the middle of a number of one digit to its corners
 EDGE = 0.9  # where on the axis a stage stands that no byte must cross HBM for, or hardly one
 FAR = 300  # times the ridge: further right there is nothing to see
 
@@ -51,7 +53,7 @@ def dots(
     """Draw them; those that are to be numbered: measurements where there are any, else bounds."""
     named = []
     inside = "none" if measured else theme.paper  # a reading may lie under the ring of its bound
-    whole = math.fsum(measured.stages.values()) if measured else 0.0
+    whole = measured.whole_s(record) if measured else 0.0
     for stage in sorted(record.stages, key=lambda s: -s.share):
         if stage.name not in plotted:
             continue
@@ -65,7 +67,7 @@ def dots(
             axes.plot((x, x), (bound.y, y), color=theme.muted, linewidth=0.8, zorder=3, gid=f"stem {stage.name}")
             bound = _dot(axes, theme, stage, plotted[stage.name], x, y, seconds / whole, filled=True)
         named.append(bound)
-        taken.append(disc(bound.px, bound.py, bound.radius_px))
+        taken.append(disc(bound.px, bound.py, max(bound.radius_px, DIGIT_PT * axes.figure.dpi / 72)))
     return named
 
 
@@ -130,10 +132,13 @@ def cache_points(axes: Any, theme: Theme, plotted: dict[str, int], drawn: list[D
         axes.annotate("", xy=(over_plan, dot.y), xytext=(dot.x, dot.y), arrowprops=arrow, zorder=3)
 
 
-def name_dots(axes: Any, theme: Theme, drawn: list[Dot], taken: list[Shape]) -> None:
-    """Their numbers: in a dot that stands alone and has room, beside a group that shares one place."""
+def name_dots(axes: Any, theme: Theme, drawn: list[Dot], taken: list[Shape], within: Any) -> None:
+    """Their numbers: in a dot that stands alone and has room, beside a group that shares one place.
+
+    within  a box in pixels that no number should leave
+    """
     for group in _groups(drawn, 5 * axes.figure.dpi / 72):
-        numbers = " ".join(str(dot.number) for dot in sorted(group, key=lambda d: d.number))
+        numbers = in_runs(dot.number for dot in group)
         largest = max(group, key=lambda d: d.radius_px)
         text = axes.text(
             1, 1, numbers, fontsize=7.5, fontweight="bold", color=theme.ink, zorder=7, gid=f"numbers {numbers}"
@@ -145,7 +150,19 @@ def name_dots(axes: Any, theme: Theme, drawn: list[Dot], taken: list[Shape]) -> 
             text.set_position((largest.x, largest.y))
             text.set(ha="center", va="center_baseline")
             continue
-        put(text, _around(axes, largest), taken)
+        put(text, _around(axes, largest), taken, within)
+
+
+def in_runs(numbers: Iterable[int]) -> str:
+    """`2 4–7`: three and more in a row as their first and last."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said = (f"{run[0]}–{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)
+    return " ".join(said)
 
 
 def _groups(drawn: list[Dot], near_px: float) -> list[list[Dot]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from kvperf.bench.record import Case, Record
+from kvperf.crossings import RESOURCES
 from kvperf.errors import KvperfError
 from kvperf.record import Analysis
 from kvperf.render.analysis import headline, precision
-from kvperf.render.figure.bars import NAMES
 from kvperf.render.figure.sheet import ABOVE, panel, sheet
 from kvperf.render.figure.sweep import made_of
 from kvperf.render.figure.theme import HATCHES, Theme, in_house_style
@@ -60,7 +60,7 @@ def case_gap(record: Record, case: Case, theme: Theme) -> Any:
     for name, seconds in case.gap.items():
         start = falls[-1].end_s
         falls.append(
-            Fall(name, start, start + seconds, more if seconds >= 0 else less, "////" if seconds >= 0 else "....")
+            Fall(name, start, start + seconds, more if seconds >= 0 else less, "////" if seconds >= 0 else "||||")
         )
     falls.append(Fall("measured", 0, case.statistics.median_s, theme.muted, total=True))
     footer = [
@@ -95,7 +95,7 @@ def step_gap(record: Analysis, theme: Theme) -> Any:
         made_of(record),
     ]
     figure = _figure(theme, headline(record), precision(record), footer, falls, ABOVE)
-    present = [n for n in NAMES if any(s.bound_by == n and s.share >= LEAST_SHARE for s in record.stages)]
+    present = [n for n in RESOURCES if any(s.bound_by == n and s.share >= LEAST_SHARE for s in record.stages)]
     _legend(figure.axes[0], theme, present)
     return figure
 
@@ -156,7 +156,7 @@ def _legend(axes: Any, theme: Theme, present: list[str]) -> None:
             hatch=HATCHES[n],
             edgecolor=theme.paper,
             linewidth=0,
-            label=f"{NAMES[n]}-bound",
+            label=f"{RESOURCES[n]}-bound",
         )
         for n in present
     ]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 Point = tuple[float, float]
 Shape = Sequence[Point]  # a convex polygon, in pixels
+LINE, DOT, TEXT, OUTSIDE = 1, 4, 30, 60  # how bad it is to lie on one, or to leave the axes
 
 
 class Place(NamedTuple):
@@ -51,7 +52,7 @@ def overlap(a: Shape, b: Shape) -> bool:
 
 
 def put(text: Any, places: Iterable[Place], taken: list[Shape], within: Any = None) -> Place:
-    """Move the text to the first free of its places, or to the one with the fewest neighbours, and take it.
+    """Move the text to the first free of its places, or to the one where it is the least in the way, and take it.
 
     within  a box in pixels that it should not leave
     """
@@ -59,9 +60,9 @@ def put(text: Any, places: Iterable[Place], taken: list[Shape], within: Any = No
     for place in places:
         move(text, place)
         shape = outline(text)
-        hits = sum(overlap(shape, other) for other in taken)
+        hits = sum(_weight(other) for other in taken if overlap(shape, other))
         if within is not None and not all(within.contains(x, y) for x, y in shape):
-            hits += len(taken)
+            hits += OUTSIDE
         if best is None or hits < best[0]:
             best = (hits, place)
         if not hits:
@@ -70,6 +71,11 @@ def put(text: Any, places: Iterable[Place], taken: list[Shape], within: Any = No
     move(text, best[1])
     taken.append(outline(text))
     return best[1]
+
+
+def _weight(shape: Shape) -> int:
+    """A line through a text can be read, a dot under it nearly so, another text cannot."""
+    return LINE if len(shape) == 2 else TEXT if len(shape) == 4 else DOT
 
 
 def move(text: Any, place: Place) -> None:

@@ -8,17 +8,19 @@ from kvperf.capacity import Memory
 from kvperf.crossings import Sweep
 from kvperf.record import Analysis
 from kvperf.render.analysis import precision
+from kvperf.render.figure.labels import spread
 from kvperf.render.figure.sheet import panel, sheet
 from kvperf.render.figure.sweep import heading, size_name
 from kvperf.render.figure.theme import Theme, in_house_style
 
 PLOT_WIDTH, PLOT_HEIGHT = 8.0, 3.9
 GIB = 1 << 30
+LINE_PT = 12
 # Field, name, hatch.
 PARTS = (
     ("resident_weight_bytes", "weights", ""),
     ("kv_cache_bytes", "KV cache", "////"),
-    ("activation_peak_bytes", "activations", "...."),
+    ("activation_peak_bytes", "activations", "||||"),
     ("reserve_bytes", "reserve", "xxxx"),
 )
 
@@ -92,23 +94,26 @@ def _limits(axes: Any, theme: Theme, kept: Memory) -> None:
     capacity = kept.capacity_bytes / GIB
     usable = capacity * kept.usable_fraction
     lines = (
-        (usable, f"usable {usable:.1f}\n({kept.usable_fraction:.0%})", "-", "top"),
-        (capacity, f"capacity {capacity:.1f}", (0, (4, 2)), "bottom"),
+        (usable, f"usable {usable:.1f} ({kept.usable_fraction:.0%})", "-"),
+        (capacity, f"capacity {capacity:.1f}", (0, (4, 2))),
     )
-    for y, name, dash, va in lines:
+    top = max(axes.get_ylim()[1], capacity * 1.14)
+    axes.set_ylim(0, top)
+    places = spread([y / top for y, _, _ in lines], LINE_PT / 72 / PLOT_HEIGHT)
+    for (y, name, dash), at in zip(lines, places, strict=True):
         axes.axhline(y, color=theme.ink, linewidth=1.1, linestyle=dash, gid=f"limit {name.split()[0]}")
-        axes.annotate(
+        ends = (1.0, 1.012), (y / top, at)
+        axes.plot(*ends, transform=axes.transAxes, color=theme.ink, linewidth=0.7, clip_on=False)
+        axes.text(
+            1.016,
+            at,
             name,
-            (1, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 2 if va == "bottom" else 4),
-            textcoords="offset points",
-            va=va,
+            transform=axes.transAxes,
+            va="center",
             fontsize=8,
             color=theme.ink,
             gid="limit label",
         )
-    axes.set_ylim(0, max(axes.get_ylim()[1], capacity * 1.14))
 
 
 def _legend(axes: Any, theme: Theme) -> None:

@@ -22,7 +22,7 @@ from kvperf.units import significant
 
 PLOT_WIDTH, LOWEST_PLOT = 4.5, 3.75  # inches
 ROW = 0.19
-LABEL_PT = 7.5
+LABEL_PT, ABOVE_PT = 7.5, 14
 
 
 @in_house_style
@@ -51,8 +51,9 @@ def roofline(
     drawn = dots.dots(axes, theme, record, plotted, measured, taken)
     if caches:
         dots.cache_points(axes, theme, plotted, drawn)
-    _name_roofs(axes, theme, *roofs, taken)
-    dots.name_dots(axes, theme, drawn, taken)
+    within = _room(axes)
+    _name_roofs(axes, theme, *roofs, taken, within)
+    dots.name_dots(axes, theme, drawn, taken, within)
     right = panel(figure, theme, 0.68 + PLOT_WIDTH + 1.72, bottom, 2.15, height)
     bars(right, theme, record, plotted, measured)
     return figure
@@ -139,17 +140,25 @@ def _line(
     taken.append([(float(x), float(y)) for x, y in ends])
 
 
-def _name_roofs(axes: Any, theme: Theme, memory: list[Roof], flat: list[Roof], taken: list[Shape]) -> None:
+def _room(axes: Any) -> Any:
+    """Where labels may stand, in pixels: the axes, and a line of text above."""
+    from matplotlib.transforms import Bbox
+
+    box = axes.get_window_extent()
+    return Bbox.from_extents(box.x0, box.y0, box.x1, box.y1 + ABOVE_PT * axes.figure.dpi / 72)
+
+
+def _name_roofs(axes: Any, theme: Theme, memory: list[Roof], flat: list[Roof], taken: list[Shape], within: Any) -> None:
     """Each roof's name, number and unit along it: spec above the line, measured below."""
     gap = 10 ** (3.5 / 72 / PLOT_WIDTH * _decades(axes))  # 3.5 points, as a factor
     (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     highest = max((roof.rate for roof in flat if roof.solid), default=top)
-    slide, box = [k / 40 for k in range(41)], axes.get_window_extent()
+    slide = [k / 40 for k in range(41)]
     fastest = max(roof.rate for roof in memory if roof.solid)
     for roof in flat:
         text, start = _text(axes, theme, roof, 0), roof.rate / fastest
         # Left of where it starts only the highest has room, above the memory roofs.
-        sides = [(away if roof.above else -away, t) for away in (1, 4, 7, 10) for t in slide]
+        sides = [(away if roof.above else -away, t) for away in (1, 4, 7, 10, 13, 16) for t in slide]
         sides += [(-away, t) for away, t in sides]
         if roof.above and roof.rate < highest:
             sides = [(away, t) for away in (1, -1, -4, -7) for t in slide[:8]] + sides
@@ -157,7 +166,7 @@ def _name_roofs(axes: Any, theme: Theme, memory: list[Roof], flat: list[Roof], t
             Place(high * (start / high) ** t, roof.rate * gap**away, "right", "bottom" if away > 0 else "top")
             for away, t in sides
         ]
-        put(text, places, taken, box)
+        put(text, places, taken, within)
     for roof in memory:
         text = _text(axes, theme, roof, 45)
         start, end = max(low, bottom / roof.rate), highest / roof.rate
@@ -168,7 +177,7 @@ def _name_roofs(axes: Any, theme: Theme, memory: list[Roof], flat: list[Roof], t
             for away in (0.7, 2.4, 4.0)
             for x in (start * (end / start) ** t for t in _from_middle(slide))
         ]
-        put(text, places, taken, box)
+        put(text, places, taken, within)
 
 
 def _from_middle(values: list[float]) -> list[float]:

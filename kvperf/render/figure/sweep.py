@@ -16,6 +16,7 @@ from kvperf.units import decimal, significant
 Show = Literal["time", "tokens", "bytes"]
 PLOT_WIDTH, PLOT_HEIGHT = 7.6, 3.9
 ROW = 0.17  # of a crossing's line of text
+RIGHT = 0.85  # of the axes: further right a crossing is named on its left
 
 
 class Curve(NamedTuple):
@@ -36,6 +37,8 @@ RATES = (
     Curve("each sequence", lambda record: record.step.tokens_per_s_bound / record.workload.batch),
     Curve("predicted", lambda record: record.step.tokens_per_s_predicted or 0),
 )
+# With a chunk beside them, the decoding sequences get a token each, and the chunk the others.
+MIXED_RATES = (RATES[0], Curve("decode sequence", lambda record: 1 / record.step.bound_s), RATES[2])
 BYTES = (
     Curve("must cross HBM", lambda record: record.step.compulsory_bytes),
     Curve("weights", lambda record: record.step.weight_bytes),
@@ -59,6 +62,8 @@ def sweep(found: Sweep, show: Show, theme: Theme) -> Any:
     """The figure."""
     record = found.records[0]
     curves, unit, title, note = SHOWN[show]
+    if show == "tokens" and record.workload.phase == "mixed":
+        curves = MIXED_RATES
     above = ROW * len(found.crossings)
     shaded = any(r.memory.fits is False for r in found.records)
     footer = [note + (" Shaded: it does not fit into the GPU's memory." if shaded else ""), made_of(record)]
@@ -180,8 +185,11 @@ def mark(axes: Any, theme: Theme, found: Sweep, row: float) -> None:
     """A line at each crossing, and above the axes what happens there."""
     inch = 1 / PLOT_HEIGHT
     box = axes.get_window_extent()
-    for number, crossing in enumerate(reversed(found.crossings)):
-        y = 1 + (0.03 + row * number) * inch + 0.01
+    places = {c.at: float(axes.transData.transform((c.at, 1))[0] - box.x0) / box.width for c in found.crossings}
+    # Text away from the lines of others: those named on their left above all.
+    rows = sorted(found.crossings, key=lambda c: (1, c.at) if places[c.at] > RIGHT else (0, -c.at))
+    for number, crossing in enumerate(rows):
+        x, y = places[crossing.at], 1 + (0.03 + row * number) * inch + 0.01
         axes.plot(
             (crossing.at, crossing.at),
             (0, y + 0.02),
@@ -193,17 +201,18 @@ def mark(axes: Any, theme: Theme, found: Sweep, row: float) -> None:
             zorder=1,
             gid="crossing",
         )
-        x = float(axes.transData.transform((crossing.at, 1))[0] - box.x0) / box.width
-        axes.text(
-            x + 0.006,
+        text = axes.text(
+            x + (0.006 if x <= RIGHT else -0.006),
             y,
             f"{size_name(crossing.at)}: {crossing.what}",
             transform=axes.transAxes,
+            ha="left" if x <= RIGHT else "right",
             va="bottom",
             fontsize=7.8,
             color=theme.ink,
             gid="crossing label",
         )
+        text.set_bbox({"facecolor": theme.paper, "edgecolor": "none", "pad": 0.4})  # over the lines of others
     _shade(axes, theme, found)
 
 

@@ -48,7 +48,7 @@ DARK = Theme(
 THEMES = {"light": LIGHT, "dark": DARK}
 
 MARKERS = {"hbm": "o", "tensor": "s", "link": "D"}
-HATCHES = {"hbm": "", "tensor": "////", "link": "...."}
+HATCHES = {"hbm": "", "tensor": "////", "link": "||||"}  # of lines: a pattern of dots fills half a megabyte
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
