@@ -49,12 +49,13 @@ def _lead(subject: Subject) -> tuple[Line, ...]:
     fits = None if kept.fits is None else "It fits into memory" if kept.fits else "It does not fit into memory"
     return (
         line(
-            "A {} step{}: {} sequences, context {}, new tokens of each at most {}; {} weights, {} activations, {} KV "
+            "A {} step{}: {} sequences, context {}{}, new tokens of each at most {}; {} weights, {} activations, {} KV "
             "cache, {} fusion.",
             work.phase,
             gpus,
             count("asked.batch", work.batch),
             count("asked.context", work.context_tokens),
+            " at most" if subject.ragged else "",
             count("asked.new_tokens", work.new_tokens),
             work.weight_dtype,
             work.activation_dtype,

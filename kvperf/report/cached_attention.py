@@ -7,6 +7,7 @@ from typing import Any
 from kvperf.arith import most
 from kvperf.errors import KvperfError
 from kvperf.kernel.account import KernelAccount
+from kvperf.pipeline import Part
 from kvperf.report import strategies
 from kvperf.report.document import Block, Line, Section, Table, Text, line, row, text
 from kvperf.report.kernels import Kernels
@@ -34,7 +35,7 @@ def _refused(name: str, problem: KvperfError) -> Line:
 
 def _layer(subject: Subject) -> Text:
     """The attention that the kernel computes."""
-    part = subject.attention
+    part = subject.decode_attention
     if part is None:
         return text(
             line(
@@ -49,24 +50,46 @@ def _layer(subject: Subject) -> Text:
     lines = [
         line(
             "Layers that are alike: {}; query heads: {}; KV heads that they share: {}. Decoding attends from one new "
-            "token of each sequence ({} of them) to its cached ones ({}).",
+            "token of each sequence ({} of them) to its cached ones ({}{}).",
             count("attention.layers", part.layers),
             count("attention.heads", mixer.heads),
             count("attention.kv_heads", heads),
             count("attention.batch", batch),
             count("attention.context", read_tokens(context, 1, span_of(mixer))),
+            " at most" if subject.ragged else "",
         ),
         line(
             "Each key must be read once for its score, and each value once for its output. No design reads less; "
             "what differs is how often the same bytes are asked for, and how many of them are on their way at once."
         ),
     ]
-    return Text((*lines, *_warm(subject)))
+    return Text((*lines, *_warm(subject), *_ragged(subject, part)))
+
+
+def _ragged(subject: Subject, part: Part) -> list[Line]:
+    """The kernels' batch against the real one: they are planned for sequences alike."""
+    if not subject.ragged:
+        return []
+    batch, context = subject.sequences
+    span = span_of(part.shard.mixer)
+    tokens = part.work.kv_read_bytes / part.layers
+    alike = batch * read_tokens(context, 1, span)
+    real = 0
+    for group in subject.growing:
+        real += group.count * read_tokens(group.context_tokens, 1, span)
+    return [
+        line(
+            "The sequences differ in length. The kernels below are planned for all of them at the longest context: "
+            "they read {} of K and V in a layer, this batch {}.",
+            moved("ragged.kernels_read", tokens * alike / real),
+            moved("ragged.step_reads", tokens),
+        )
+    ]
 
 
 def _warm(subject: Subject) -> list[Line]:
     """One layer's cache against the L2."""
-    gpu, part = subject.gpu, subject.attention
+    gpu, part = subject.gpu, subject.decode_attention
     if part is None or gpu.l2_capacity_bytes is None:
         return []
     size = part.work.compulsory_bytes / part.layers
@@ -114,7 +137,7 @@ def _designs(subject: Subject, shown: list[KernelAccount]) -> Table:
         ("", *(found.kernel for found in shown)),
         tuple(rows),
         notes=(
-            *(line("{}: {}.", found.kernel, found.title) for found in shown),
+            *(line("{}: {}.", found.kernel, word(f"kernel.{found.kernel}.title", found.title)) for found in shown),
             *why,
             line("Splits are chosen by the rule of {}; occupancy follows from the limits of an SM.", cite("split-kv")),
         ),

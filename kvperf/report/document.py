@@ -6,9 +6,14 @@ Numbers are in base units; how they are written is the renderers' affair.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from kvperf.crossings import Sweep
+    from kvperf.measured import Measured
+    from kvperf.record import Analysis
 
 Unit = Literal[
     "B",
@@ -70,12 +75,25 @@ class Table(msgspec.Struct, frozen=True):
     notes: tuple[Line, ...] = ()
 
 
-class Figure(msgspec.Struct, frozen=True):
-    """A picture, drawn where pictures can be: its kind and what it is drawn of."""
+class Roofline(msgspec.Struct, frozen=True):
+    """The stages of an analysis; `hbm` is the name of the memory and the kind of its bandwidth."""
 
-    kind: Literal["roofline", "memory"]
+    analysis: Analysis
+    hbm: tuple[str, str]
+    measured: Measured | None
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Analyses over the batch."""
+
+    sweep: Sweep
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """A picture, drawn where pictures can be. Without `drawn_of` the caption says why there is none."""
+
+    drawn_of: Roofline | Memory | None
     caption: Line
-    drawn_of: Any
 
 
 Block = Text | Table | Figure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvperf.report.document import Line, Section, Table, Text, joined, line, row, text
 from kvperf.report.subject import Subject
 from kvperf.report.values import between, bytes_per_s, count, held, over, times, word
@@ -17,6 +19,7 @@ LIMITS = {
     "shared memory": "shared_per_sm",
     "shared memory of a block": "shared_per_block",
 }
+REGISTERS = "registers"
 BYTES = ("shared_per_sm", "shared_per_block")
 
 
@@ -33,9 +36,12 @@ def _levels(subject: Subject) -> Table:
         if level.bandwidth_kind:
             rate = (*rate, f" ({level.bandwidth_kind})")
         latency = between(f"{name}.latency_cycles", level.latency_cycles, "cycles")
+        borrowed = level.name == REGISTERS and _is_borrowed(subject)
+        if borrowed:
+            latency = (*latency, " (another GPU's)")
         if level.far_latency_cycles:
             latency = (*latency, "; far ", *between(f"{name}.far_cycles", level.far_latency_cycles, "cycles"))
-        elapsed = between(f"{name}.latency_ns", level.latency_ns, "ns")
+        elapsed = between(f"{name}.latency_ns", None if borrowed else level.latency_ns, "ns")
         scope = unit if level.scope == "SM" else level.scope
         cites = joined(subject.sources(level.sources), " ")
         rows.append(row(level.name, scope, held(f"{name}.size", level.size_bytes), rate, latency, elapsed, cites))
@@ -45,10 +51,38 @@ def _levels(subject: Subject) -> Table:
         tuple(rows),
         notes=(
             line("Capacity is of one of what the second column names; bandwidth is of the whole GPU."),
-            line("Latencies are an unloaded pointer chase, lowest to highest reading on this very GPU."),
+            line("Latencies are an unloaded pointer chase, lowest to highest reading on this very GPU unless marked."),
             line("Nanoseconds come from readings whose clock was recorded; registers: one dependent multiply-add."),
+            *_notes(subject),
         ),
     )
+
+
+def _is_borrowed(subject: Subject) -> bool:
+    """Whether the multiply-add was read on another generation: its note says on which."""
+    fma = subject.gpu.architecture.dependent_fma
+    return fma is not None and fma.note is not None
+
+
+def _notes(subject: Subject) -> list[Line]:
+    """What the profile says of single readings."""
+    memory, architecture = subject.gpu.profile.memory, subject.gpu.architecture
+    limits, hbm = architecture.limits, memory.hbm
+    readings: list[tuple[str, Any]] = [(REGISTERS, architecture.dependent_fma), (REGISTERS, limits.register_file)]
+    readings += [
+        ("shared memory", reading) for reading in (architecture.per_clock.shared_bytes, *memory.shared.latency)
+    ]
+    readings += [("L1 cache", reading) for reading in (limits.l1 or limits.l1_and_shared, *memory.l1.latency)]
+    for name, cache in (("L2 cache", memory.l2), ("last-level cache", memory.llc)):
+        if cache is not None:
+            read = (cache.capacity, cache.bandwidth, *cache.latency, *cache.far_latency)
+            readings += [(name, reading) for reading in read]
+    readings += [(hbm.type, reading) for reading in (hbm.visible or hbm.capacity, hbm.bandwidth, *hbm.latency)]
+    said = dict.fromkeys((name, reading.kind, reading.note) for name, reading in readings if reading and reading.note)
+    return [
+        line("{} ({}): {}.", name, word(f"hierarchy.note.{n}.kind", kind), word(f"hierarchy.note.{n}", note))
+        for n, (name, kind, note) in enumerate(said)
+    ]
 
 
 def _reading(subject: Subject) -> Text:

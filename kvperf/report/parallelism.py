@@ -1,15 +1,16 @@
-"""More GPUs: what one of them holds and takes at each tensor-parallel degree, and what other splits move."""
+"""More GPUs: what one of them holds and takes at each tensor-parallel degree, and with what it sends."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kvperf.arith import ceil_div
-from kvperf.dtypes import DTYPES
+from kvperf.arith import most
 from kvperf.errors import KvperfError
-from kvperf.model.architecture import Experts, GroupedQuery, NoFfn, NoMixer
+from kvperf.model.architecture import GroupedQuery, NoFfn, NoMixer
+from kvperf.report import splits
 from kvperf.report.document import Block, Line, Section, Table, Text, line, row, text
 from kvperf.report.references import cite
+from kvperf.report.splits import rows_bytes
 from kvperf.report.subject import Subject
 from kvperf.report.values import bytes_per_s, count, held, moved, over, seconds, times, word
 
@@ -17,7 +18,7 @@ DEGREES = (1, 2, 4, 8)
 
 
 def section(subject: Subject) -> Section:
-    blocks: list[Block] = [_tensor(subject), _heads(subject), _collectives(subject), _others(subject)]
+    blocks: list[Block] = [_tensor(subject), _heads(subject), _collectives(subject), splits.table(subject)]
     return Section("parallelism", "More GPUs", tuple(blocks))
 
 
@@ -41,18 +42,17 @@ def _tensor(subject: Subject) -> Table:
                 held(f"{name}.kv_per_token", kept.kv_bytes_per_token),
                 times(f"{name}.kv_copies", copies),
                 seconds(f"{name}.bound_s", found.step.bound_s, 4),
-                times(f"{name}.speed_up", one.step.bound_s / found.step.bound_s),
                 word(f"{name}.fits", fits),
                 count(f"{name}.max_batch", kept.max_batch),
             )
         )
     return Table(
         "Tensor parallelism: one GPU's part",
-        ("GPUs", "weights", "KV of a token", "copies of KV", "bound", "speed-up", "fits", "largest batch"),
+        ("GPUs", "weights", "KV of a token", "copies of KV", "bound", "fits", "largest batch"),
         tuple(rows),
         notes=(
             *notes,
-            line("The bound is one GPU's own work: collectives are not in it yet, so that the speed-up is a ceiling."),
+            line("The bound is one GPU's own work, without what it sends."),
         ),
     )
 
@@ -83,99 +83,73 @@ def _heads(subject: Subject) -> Text:
 
 
 def _collectives(subject: Subject) -> Table:
-    """All-reduces of a step: after each mixer and after each FFN, the rows of the step."""
-    message, number, link = _message(subject), _all_reduces(subject), subject.gpu.link_bytes_per_s
+    """What each GPU sends, and the step with it: hidden behind the step's own work, or after it."""
+    one, link = subject.at(tp=1).step.bound_s, subject.gpu.link_bytes_per_s or subject.gpu.host_bytes_per_s
     rows = []
     for degree in DEGREES[1:]:
-        name, sent = f"all_reduce.{degree}", 2 * (degree - 1) / degree * message * number
+        found = subject.tried(tp=degree)
+        if isinstance(found, KvperfError):
+            continue
+        name, size, own = f"link.tp{degree}", sent(subject, degree), found.step.bound_s
+        took = over(size, link)
+        hidden, after = (None, None) if took is None else (most(own, took), own + took)
         rows.append(
-            row(count(f"tp{degree}.gpus", degree), moved(f"{name}.sent", sent), seconds(f"{name}.s", over(sent, link)))
+            row(
+                count(f"tp{degree}.gpus", degree),
+                moved(f"{name}.sent", size),
+                seconds(f"{name}.s", took),
+                seconds(f"{name}.overlapped_s", hidden, 4),
+                times(f"{name}.overlapped_speed_up", over(one, hidden)),
+                seconds(f"{name}.serial_s", after, 4),
+                times(f"{name}.serial_speed_up", over(one, after)),
+            )
         )
+    kind = "links to the others" if subject.gpu.link_bytes_per_s else "host links" if link else None
     return Table(
-        "What tensor parallelism sends",
-        ("GPUs", "sent by each GPU a step", "at the peak of its links"),
+        "The step with what tensor parallelism sends",
+        (
+            "GPUs",
+            "sent by each GPU",
+            "at the peak of its links",
+            "overlapped",
+            "speed-up",
+            "not overlapped",
+            "speed-up",
+        ),
         tuple(rows),
         notes=(
             line(
-                "{} all-reduces a step, one after each mixer and each feed-forward network, of {} each; a GPU's links "
-                "carry {} in one direction. {}",
-                count("all_reduce.number", number),
-                moved("all_reduce.message", message),
+                "{} all-reduces a step: one of the embeddings, one after each mixer and each feed-forward network, of "
+                "{} each; at the end the logits are gathered, {} together. A GPU's {} carry {} in one direction. "
+                "{}",
+                count("all_reduce.number", _all_reduces(subject)),
+                moved("all_reduce.message", rows_bytes(subject)),
+                moved("all_gather.logits", _logits(subject)),
+                word("link.kind", kind),
                 bytes_per_s("link.bandwidth", link),
                 cite("nccl-tests"),
             ),
-            line("Small messages take the latency of the links instead, which no profile here states."),
+            line(
+                "An all-reduce is followed by what needs its result: without a second batch in between little of it "
+                "overlaps. Small messages take the latency of the links besides, which no profile here states."
+            ),
         ),
     )
 
 
-def _message(subject: Subject) -> Any:
-    return subject.workload.tokens * subject.model.hidden_size * subject.layout.first.activation.element_bytes
+def sent(subject: Subject, degree: int) -> Any:
+    """Bytes that one GPU of a ring sends in a step: all-reduces twice their message, the logits' gathering once."""
+    part = (degree - 1) / degree
+    return part * (2 * _all_reduces(subject) * rows_bytes(subject) + _logits(subject))
+
+
+def _logits(subject: Subject) -> Any:
+    return subject.workload.logit_rows * subject.model.vocab_size * subject.layout.first.activation.element_bytes
 
 
 def _all_reduces(subject: Subject) -> int:
-    number = 0
+    number = 1  # the embedding's: each GPU has some rows of the vocabulary
     for layer in subject.model.layer_sequence():
         number += not isinstance(subject.model.mixers[layer.mixer], NoMixer)
         number += not isinstance(subject.model.ffns[layer.ffn], NoFfn)
     return number
-
-
-def _others(subject: Subject) -> Table:
-    """The other ways to split, each with what it cuts and what crosses a link, at the largest degree."""
-    most, model = DEGREES[-1], subject.model
-    layers, message = len(model.layer_sequence()), _message(subject)
-    context = subject.sequences[1]
-    rows = [
-        row(
-            "pipeline",
-            line(
-                "{} of {} layers a GPU", count("pipeline.layers", int(ceil_div(layers, most))), count("layers", layers)
-            ),
-            line("the rows of a step at each border: {}", moved("pipeline.message", message)),
-            line("room, not latency: a token still passes all layers one after the other {}", cite("gpipe")),
-        )
-    ]
-    if subject.attention is not None:
-        mixer: Any = subject.attention.shard.mixer
-        outputs = getattr(mixer, "value_dim", getattr(mixer, "kv_lora_rank", getattr(mixer, "head_dim", 0)))
-        partial = DTYPES["fp32"].element_bytes * subject.workload.tokens * mixer.heads * (outputs + 1)
-        rows.append(
-            row(
-                "context",
-                line("{} cached tokens of a sequence a GPU", count("context.tokens", int(ceil_div(context, most)))),
-                line("partial outputs and sums of each attention layer: {}", moved("context.message", partial)),
-                line("long contexts: every GPU reads its part of K and V, weights stay whole {}", cite("ring")),
-            )
-        )
-    routed = next((ffn for ffn in model.ffns.values() if isinstance(ffn, Experts)), None)
-    if routed is not None:
-        sent = (most - 1) / most * routed.top_k * message
-        rows.append(
-            row(
-                "expert",
-                line(
-                    "{} of {} experts a GPU",
-                    count("expert.experts", int(ceil_div(routed.experts, most))),
-                    count("experts", routed.experts),
-                ),
-                line("rows to their experts in each layer, and back: {} each way", moved("expert.message", sent)),
-                line(
-                    "the cache is not split by it; batches are, where attention runs data-parallel {}", cite("gshard")
-                ),
-            )
-        )
-    rows.append(
-        row(
-            "data",
-            line("whole sequences; all weights on every GPU"),
-            line("nothing"),
-            line("throughput, once a copy of the weights fits and latency is short enough"),
-        )
-    )
-    return Table(
-        "Other ways to split a step",
-        ("split", "what one GPU has", "what crosses a link", "buys"),
-        tuple(rows),
-        notes=(line("Figures are for {} GPUs.", count("other.gpus", most)),),
-    )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from kvperf.report.document import Cite, Section, Table, Text, line, row, section_parts, text
 from kvperf.report.subject import Subject
+from kvperf.report.values import word
 
 MODEL = "model"
 
@@ -26,4 +27,4 @@ def _notes(subject: Subject) -> Text:
     warned = (*subject.gpu.profile.notes, *subject.gpu.architecture.notes)
     if not warned:
         return text(line("The profile {} has no notes.", subject.gpu.name))
-    return Text(tuple(line("{}", note) for note in warned), listed=True)
+    return Text(tuple(line("{}", word(f"note.{n}", note)) for n, note in enumerate(warned)), listed=True)

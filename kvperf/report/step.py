@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kvperf.record import StageFigures, StepFigures
-from kvperf.report.document import Block, Figure, Line, Section, Table, Text, joined, line, row
+from kvperf.report import pictures
+from kvperf.report.document import Block, Line, Section, Table, Text, joined, line, row
 from kvperf.report.references import cite
 from kvperf.report.subject import BOUND_BY, Subject
 from kvperf.report.values import count, flop, held, intensity, moved, seconds, share, tokens_per_s, word
@@ -13,12 +14,13 @@ from kvperf.report.values import count, flop, held, intensity, moved, seconds, s
 
 def section(subject: Subject) -> Section:
     record = subject.analysis
-    blocks: list[Block] = [_stages(subject), _bottleneck(subject), _roofline(subject), _beside(subject)]
+    blocks: list[Block] = [_stages(subject), _bottleneck(subject), pictures.roofline(subject), _beside(subject)]
     if record.workload.routing:
         blocks.append(Text((line("Expert weights are the expectation under {} routing.", record.workload.routing),)))
     blocks += [_memory(subject), _capacity(subject)]
-    if subject.asked is not None:
-        blocks.append(Figure("memory", line("What fills the memory as the batch grows."), subject))
+    picture = pictures.memory(subject)
+    if picture is not None:
+        blocks.append(picture)
     return Section("step", "The step, stage by stage", tuple(blocks))
 
 
@@ -85,18 +87,10 @@ def _bottleneck(subject: Subject) -> Text:
             share("step.kv_share", (step.kv_read_bytes + step.kv_write_bytes) / step.hbm_bytes),
         ),
     ]
-    if step.achievable_s is not None:
-        lines.append(
-            line(
-                "At the best rates measured on this GPU it takes {}.",
-                seconds("step.achievable_s", step.achievable_s, 4),
-            )
-        )
+    lines.append(
+        line("At the best rates measured on this GPU it takes {}.", seconds("step.achievable_s", step.achievable_s, 4))
+    )
     return Text(tuple(lines))
-
-
-def _roofline(subject: Subject) -> Figure:
-    return Figure("roofline", line("The stages under the roofs of {}.", subject.gpu.title), subject)
 
 
 def _beside(subject: Subject) -> Table:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from kvperf.analysis import analyse
 from kvperf.errors import KvperfError
 from kvperf.layout import Layout, one_rank
@@ -49,8 +51,6 @@ class Subject:
 
     def at(self, gpu: Gpu | None = None, tp: int | None = None, **changes: Any) -> Analysis:
         """The analysis with another GPU, another degree or a changed workload. Raises KvperfError."""
-        from msgspec.structs import replace
-
         workload = replace(self.workload, **changes)
         return analyse(gpu or self.gpu, self.model, workload, tp=self.tp if tp is None else tp, **self.kept)
 
@@ -76,32 +76,56 @@ class Subject:
         None where no layer attends to cached tokens.
         """
         parts = [part for stage in self.stages if stage.name == "attention" for part in stage.parts]
-        return max(parts, key=lambda part: (span_of(part.shard.mixer) == FULL, part.layers), default=None)
+        return max(parts, key=_importance, default=None)
+
+    @functools.cached_property
+    def decode_attention(self) -> Part | None:
+        """The same layers in the decode step of these sequences: what they read of the cache."""
+        changed = replace(self.workload, **self.decoding())
+        stages = pipeline(one_rank(self.model, changed, self.tp), changed)
+        parts = [part for stage in stages if stage.name == "attention" for part in stage.parts]
+        return max(parts, key=_importance, default=None)
+
+    @property
+    def growing(self) -> tuple[Requests, ...]:
+        """The sequences, without prompt chunks beside them."""
+        asked = self.workload.requests
+        return asked[:-1] if self.workload.phase == "mixed" else asked
+
+    @property
+    def chunks(self) -> tuple[Requests, ...]:
+        """Prompt chunks beside a decode step."""
+        return self.workload.requests[len(self.growing) :]
 
     @property
     def sequences(self) -> tuple[int, int]:
-        """(batch, context) of the decode step that the kernels are planned for: the longest context of the batch."""
-        asked = self.workload.requests
-        if self.workload.phase == "mixed":
-            asked = asked[:-1]
+        """(batch, longest context) of them: what the kernels are planned for."""
         batch = 0
-        for requests in asked:
+        for requests in self.growing:
             batch += requests.count
-        return batch, max(requests.context_tokens for requests in asked)
+        return batch, max(requests.context_tokens for requests in self.growing)
 
-    def decoding(self, batch: int | None = None) -> dict[str, Any]:
-        """The changes that make this a decode step of its longest context."""
-        sequences, context = self.sequences
-        requests = (Requests(batch or sequences, context, 1),)
+    @property
+    def ragged(self) -> bool:
+        """Whether their contexts differ."""
+        return len({requests.context_tokens for requests in self.growing}) > 1
+
+    def decoding(self) -> dict[str, Any]:
+        """The changes that make this the decode step of its sequences, each at its own context."""
+        requests = tuple(Requests(r.count, r.context_tokens, 1) for r in self.growing)
         return {"phase": "decode", "requests": requests, "logits": "last"}
 
     def prefilling(self) -> dict[str, Any]:
-        """The changes that make this the prefill of such sequences."""
-        batch, context = self.sequences
-        return {"phase": "prefill", "requests": (Requests(batch, context, context),), "logits": "last"}
+        """The changes that make this the prefill of its sequences."""
+        requests = tuple(Requests(r.count, r.context_tokens, r.context_tokens) for r in self.growing)
+        return {"phase": "prefill", "requests": requests, "logits": "last"}
 
     def sources(self, keys: tuple[str, ...]) -> tuple[Cite, ...]:
         """The profile's and the architecture's sources behind these keys."""
         known = (self.gpu.profile.sources, self.gpu.architecture.sources)
         texts = {key: dict.fromkeys(str(sources[key]) for sources in known if key in sources) for key in keys}
         return tuple(Cite(key, "; ".join(found)) for key, found in texts.items())
+
+
+def _importance(part: Part) -> tuple[bool, int]:
+    return span_of(part.shard.mixer) == FULL, part.layers

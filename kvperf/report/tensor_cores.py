@@ -169,15 +169,25 @@ def _cost(subject: Subject) -> Line:
     if part is None or tile is None or tile not in part.work.padded_flops:
         return line("What the empty rows cost is {}.", word("padding.cost", None))
     (operand,) = part.work.matrix_by_operand
-    padded_s = part.work.padded_flops[tile] / subject.gpu.peak(operand).flops_per_s
+    peak = subject.gpu.peak(operand).flops_per_s
+    products_s = part.work.matrix_flops / peak
+    padded_s = part.work.padded_flops[tile] / peak
     hbm_s = part.work.hbm_bytes / subject.gpu.hbm_bytes_per_s
     return line(
-        "With the empty rows of {} the products of all these layers take {} at the peak, their bytes {}: {}.",
+        "The products of all these layers take {} at the peak, with the empty rows of {} {}; their bytes take {}: {}.",
+        seconds("padding.products_s", products_s),
         line("{}-row tiles", count("padding.used_tile", tile)),
         seconds("padding.tensor_s", padded_s),
         seconds("padding.hbm_s", hbm_s),
-        word("padding.verdict", "memory still binds" if hbm_s >= padded_s else "the padding binds"),
+        word("padding.verdict", verdict(products_s, padded_s, hbm_s)),
     )
+
+
+def verdict(products_s: float, padded_s: float, hbm_s: float) -> str:
+    """What the empty rows change."""
+    if products_s > hbm_s:
+        return "the products bind with or without them"
+    return "the padding binds" if padded_s > hbm_s else "memory binds with or without them"
 
 
 def _group(subject: Subject) -> int:

@@ -102,7 +102,7 @@ def _phases(subject: Subject) -> Table:
         (
             "phase",
             "three passes",
-            "one pass",
+            "one pass, compulsory",
             "ratio",
             "scores' share",
             "saved at the memory peak",
@@ -111,11 +111,18 @@ def _phases(subject: Subject) -> Table:
         tuple(rows),
         notes=(
             line(
-                "{} sequences of {} tokens. Scores and weights are written and read once each in the dtype of the "
+                "{} sequences of {} tokens{}. Scores and weights are written and read once each in the dtype of the "
                 "activations, and only for pairs that the causal mask leaves: three passes of the cheapest kind. {}",
                 count("scores.batch", batch),
                 count("scores.context", context),
+                " at most" if subject.ragged else "",
                 cite("formulas"),
+            ),
+            line(
+                "One pass is what is compulsory at kernel borders: queries, K, V and outputs once each. Inside a "
+                "prefill kernel every tile of queries reads K and V again, from the L2 while they fit: for N tokens, "
+                "heads of d elements and M elements of shared memory Θ(N²d²/M). {}",
+                cite("flash"),
             ),
         ),
     )

@@ -142,3 +142,13 @@ def test_an_emulated_record_is_no_measurement(capsys: pytest.CaptureFixture[str]
     assert code == 0
     assert "made on the interpreter" in out
     assert "Readings" not in out
+
+
+def test_a_figure_says_why_it_has_no_readings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = str(_record(tmp_path / "run.json"))
+    code, out, _ = _said(capsys, "--batch", "8", "--format", "html", "--record", record)
+    assert code == 0
+    assert "No reading is drawn: " in out
+    code, out, _ = _said(capsys, "--format", "html", "--record", record)
+    assert code == 0
+    assert "No reading is drawn: " not in out

@@ -6,54 +6,35 @@ import re
 from typing import Any
 
 from kvperf.errors import KvperfError
-from kvperf.report.document import Figure
-from kvperf.report.subject import Subject
+from kvperf.report.document import Figure, Memory, Roofline
 
 
-def pictures(figure: Figure) -> str:
-    """Both themes; the style sheet shows the one that the reader's system asks for. Empty where none can be drawn."""
+def pictures(figure: Figure) -> tuple[str, KvperfError | None]:
+    """Both themes, of which the style sheet shows the one that the reader's system asks for; or why there is none."""
     from kvperf.render.figure.sheet import file_bytes
     from kvperf.render.figure.theme import THEMES
 
-    draw = {"roofline": _roofline, "memory": _memory}[figure.kind]
+    if figure.drawn_of is None:
+        return "", None
     drawn = []
     for name, theme in THEMES.items():
         try:
-            picture = draw(figure.drawn_of, theme)
-        except KvperfError:
-            return ""
-        svg = _inline(file_bytes(picture, "svg").decode(), f"{figure.kind}-{name}")
+            picture = _drawn(figure.drawn_of, theme)
+        except KvperfError as problem:
+            return "", problem
+        svg = _inline(file_bytes(picture, "svg").decode(), f"{type(figure.drawn_of).__name__.lower()}-{name}")
         drawn.append(f'<div class="{name}">{svg}</div>')
-    return "\n".join(drawn)
+    return "\n".join(drawn), None
 
 
-def _roofline(subject: Subject, theme: Any) -> Any:
-    from kvperf.render.figure.roofline import roofline
+def _drawn(of: Roofline | Memory, theme: Any) -> Any:
+    if isinstance(of, Roofline):
+        from kvperf.render.figure.roofline import roofline
 
-    last = subject.gpu.levels()[-1]
-    hbm = last.name, last.bandwidth_kind or "spec"
-    return roofline(subject.analysis, theme, hbm=hbm, measured=_measured(subject))
-
-
-def _measured(subject: Subject) -> Any:
-    """The readings of this step, where the record has them."""
-    from kvperf.measured import measured
-
-    if subject.record is None:
-        return None
-    try:
-        return measured(subject.record, subject.analysis)
-    except KvperfError:
-        return None
-
-
-def _memory(subject: Subject, theme: Any) -> Any:
-    from kvperf.crossings import filling
+        return roofline(of.analysis, theme, hbm=of.hbm, measured=of.measured)
     from kvperf.render.figure.memory import memory
 
-    asked = dict(subject.asked or {})
-    asked.pop("batch", None)
-    return memory(filling("batch", **asked), theme)
+    return memory(of.sweep, theme)
 
 
 def _inline(svg: str, prefix: str) -> str:

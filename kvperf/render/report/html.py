@@ -54,9 +54,13 @@ def _block(block: Block, section: Section) -> str:
     if isinstance(block, Table):
         return _table(block, section)
     if isinstance(block, Figure):
-        drawn = pictures(block)
-        caption = f"<figcaption>{_line(block.caption)}</figcaption>"
-        return f'<figure>\n<div class="scroll" tabindex="0">{drawn}</div>\n{caption}\n</figure>\n' if drawn else ""
+        drawn, problem = pictures(block)
+        why = "" if problem is None else f" Not drawn: {escape(problem.message)}."
+        caption = f"{_line(block.caption)}{why}"
+        if not drawn:
+            return f'<p class="note">{caption}</p>\n'
+        figure = f'<div class="scroll" tabindex="0">{drawn}</div>\n<figcaption>{caption}</figcaption>'
+        return f"<figure>\n{figure}\n</figure>\n"
     if block.listed:
         return "<ul>\n" + "".join(f"<li>{_line(line)}</li>\n" for line in block.lines) + "</ul>\n"
     return "".join(f"<p>{_line(line)}</p>\n" for line in block.lines)

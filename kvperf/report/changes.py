@@ -1,0 +1,125 @@
+"""One change at a time: what it saves, and from which batch it no longer pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kvperf.dtypes import DTYPES
+from kvperf.errors import KvperfError
+from kvperf.record import Analysis
+from kvperf.report.document import Line, Table, line, row
+from kvperf.report.payoff import LEAST, Batches, Gain, said
+from kvperf.report.references import cite
+from kvperf.report.subject import Subject
+from kvperf.report.values import count, seconds, share, times, tokens_per_s, word
+
+NARROW = "fp8"
+MORE = (2, 8)
+
+
+def table(subject: Subject) -> Table:
+    batches = Batches(subject)
+    rows = [_row("as asked", "now", subject.analysis, subject, "–", "–")]
+    notes: list[Line] = []
+    for title, name, changes in _formats(subject):
+        found = subject.tried(**changes)
+        if isinstance(found, KvperfError):
+            notes.append(line("{}: {}.", title, word(f"tuning.{name}.refused", found.message)))
+            continue
+        gain, far = batches.of_formats(**changes), _changed(batches, changes)
+        stops = said(f"tuning.{name}", batches, gain, far)
+        saved = seconds(f"tuning.{name}.saved_if_converted_s", _saved_if_converted(subject.analysis, found))
+        rows.append(_row(title, name, found, subject, saved, stops))
+    for factor in MORE:
+        name, size = f"batch_{factor}", (subject.sequences[0] if len(subject.growing) == 1 else 1)
+        found, gain = batches.at(size * factor), batches.of_growth(factor)
+        rows.append(_row(_larger(factor), name, found, subject, "–", _grown(name, batches, gain, factor)))
+    return Table(
+        "The step after one change at a time",
+        (
+            "change",
+            "bound",
+            "saved",
+            "saved, if converted",
+            "tokens/s at most",
+            "gain",
+            "largest batch",
+            "stops paying",
+        ),
+        tuple(rows),
+        notes=(*notes, *_notes(subject)),
+    )
+
+
+def _notes(subject: Subject) -> tuple[Line, ...]:
+    step = subject.analysis.step
+    return (
+        line(
+            "Saved is of the bound of one step; gain is of the tokens a second. Bounds, not predictions. A gain of no "
+            "more than {} counts as none. Batches are tried at this context, whether or not they fit.",
+            times("tuning.least_gain", LEAST),
+        ),
+        line(
+            "Narrow weights and caches are converted on vector units before a wider product, or multiplied in "
+            "their own format and scaled afterwards; only block-scaled matrix instructions apply scales. Saved, if "
+            "converted: each stage then takes its conversion where that is longer than its bound. {}",
+            cite("conversion"),
+        ),
+        line(
+            "K and V are {} of the planned bytes now: that limits what a narrower cache saves.",
+            share("step.kv_share", (step.kv_read_bytes + step.kv_write_bytes) / step.hbm_bytes),
+        ),
+        line("No accuracy is modelled: whether a narrow format is good enough must be tested on the task."),
+    )
+
+
+def _formats(subject: Subject) -> list[tuple[str, str, dict[str, Any]]]:
+    """(title, name, changes of the workload) where formats now are wider."""
+    narrow, ideas = DTYPES[NARROW], []
+    if subject.attention is not None and subject.attention.shard.kv.bits > narrow.bits:
+        ideas.append((f"{NARROW} KV cache", "kv", {"kv_dtype": NARROW}))
+    if DTYPES[subject.analysis.workload.weight_dtype].bits > narrow.bits:
+        ideas.append((f"{NARROW} weights", "weights", {"weight_dtype": NARROW}))
+        both = {"weight_dtype": NARROW, "activation_dtype": NARROW}
+        ideas.append((f"{NARROW} weights and inputs", "inputs", both))
+    return ideas
+
+
+def _changed(batches: Batches, changes: dict[str, Any]) -> Callable[[int], Analysis]:
+    return lambda size: batches.at(size, **changes)
+
+
+def _larger(factor: int) -> Line:
+    return line("{} × the batch", count(f"tuning.batch_{factor}.factor", factor))
+
+
+def _grown(name: str, batches: Batches, gain: Gain, factor: int) -> Line:
+    return said(f"tuning.{name}", batches, gain, lambda size: batches.at(size * factor))
+
+
+def _saved_if_converted(now: Analysis, changed: Analysis) -> Any:
+    """Old bounds of the stages less the longer of new bound and conversion; None where its rate is unknown."""
+    saved: Any = 0.0
+    for stage in now.stages:
+        saved += stage.bound_s
+    for stage in changed.stages:
+        if stage.ceilings.conversion_s is None:
+            return None
+        saved -= max(stage.bound_s, stage.ceilings.conversion_s)
+    return saved
+
+
+def _row(title: str | Line, name: str, found: Analysis, subject: Subject, converted: Any, stops: Any) -> tuple:
+    now, key = subject.analysis.step, f"tuning.{name}"
+    step = found.step
+    return row(
+        title,
+        seconds(f"{key}.bound_s", step.bound_s, 4),
+        seconds(f"{key}.saved_s", now.bound_s - step.bound_s),
+        converted,
+        tokens_per_s(f"{key}.tokens_per_s", step.tokens_per_s_bound),
+        times(f"{key}.gain", step.tokens_per_s_bound / now.tokens_per_s_bound),
+        count(f"{key}.max_batch", found.memory.max_batch),
+        stops,
+    )
