@@ -5,6 +5,7 @@ Changes are found between neighbouring sizes and narrowed by halving, through th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal
@@ -21,6 +22,7 @@ ATTENTION = ("attention", "attention_combine", "indexer")
 FFN = ("mlp", "moe_experts", "shared_experts")
 OCTAVES = 10  # of a sweep: a factor of 1024
 LARGEST_BATCH = 1 << 14
+DOES_NOT_FIT = "this step does not fit"  # how the warning of it begins
 RESOURCES = {"hbm": "memory", "tensor": "compute", "link": "link"}  # what binds, as readers say it
 
 
@@ -151,3 +153,20 @@ def _fitting(record: Analysis) -> str | None:
 def bound_of(record: Analysis, names: tuple[str, ...]) -> Number:
     """The summed bounds of some stages."""
     return total(stage.bound_s for stage in record.stages if stage.name in names)
+
+
+def shared_warnings(found: Sweep) -> tuple[str, ...]:
+    """What the analyses warn of, each kind once, as the first of them says it.
+
+    That only the larger sizes do not fit is no warning: figures show from where on.
+    """
+    some_fit = any(record.memory.fits for record in found.records)
+    said: dict[str, str] = {}
+    for size, record in zip(found.sizes, found.records, strict=True):
+        for text in record.warnings:
+            kind = re.split(r"\d", text)[0]
+            about_fit = kind.startswith(DOES_NOT_FIT)
+            if not (about_fit and some_fit):
+                at = f"at {'batch' if found.over == 'batch' else 'context'} {size} already, " if about_fit else ""
+                said.setdefault(kind, at + text)
+    return tuple(said.values())

@@ -10,6 +10,8 @@ from kvperf.bench.record import Case, Record
 from kvperf.errors import KvperfError
 from kvperf.record import Analysis
 
+SHOWN_VALUES = 4  # of a field of the shapes that a record is of
+
 
 class Measured(msgspec.Struct, frozen=True):
     """Medians. `gpu` is what the driver calls it; step_s is None where no whole step was read."""
@@ -86,13 +88,29 @@ def _no_match(record: Record, analysis: Analysis, unknown: set[str]) -> KvperfEr
     if unknown:
         names = ", ".join(stage.name for stage in analysis.stages)
         return KvperfError(f"the record's stage '{min(unknown)}' is not in this step", f"its stages: {names}")
-    families = ("attention",) if analysis.attention is not None else ("stage",)
-    shape = next((case.shape for case in record.cases if case.family in families), None)
-    work = analysis.workload
+    work, alone = analysis.workload, analysis.attention is not None
     subject = analysis.model.name or "this attention"
     asked = f"{subject}, batch {work.batch}, context {work.context_tokens}, {work.weight_dtype}"
-    if shape is None:
-        return KvperfError(f"the record measured no stage of {asked}", "`kvperf bench stages` does")
-    options = ("model", "heads", "kv_heads", "head_dim", "batch", "seq")
-    flags = " ".join(f"--{name.replace('_', '-')} {shape[name]}" for name in options if name in shape)
-    return KvperfError(f"the record measured another step than {asked}", f"it has {flags} ({shape.get('dtype')})")
+    asked += f", one of {work.tp} GPUs" if work.tp > 1 else ""
+    families = {case.family for case in record.cases}
+    command = "attention" if alone else "stages"
+    if ("attention" if alone else "stage") not in families:
+        said = f"the record measured no {'attention' if alone else 'stage'} of {asked}"
+        return KvperfError(said, f"{record_of(record)}; `kvperf bench {command}` measures it")
+    return KvperfError(
+        f"the record measured another step than {asked}, or none of it cold and believed", record_of(record)
+    )
+
+
+def record_of(record: Record) -> str:
+    """GPU, families and shapes of a record, on one line."""
+    families = ", ".join(dict.fromkeys(case.family for case in record.cases)) or "nothing"
+    where = record.environment.profile or record.environment.gpu
+    said = []
+    for name in ("model", "heads", "kv_heads", "head_dim", "batch", "seq", "new_tokens", "dtype"):
+        values = list(dict.fromkeys(str(case.shape[name]) for case in record.cases if name in case.shape))
+        if values:
+            more = len(values) - SHOWN_VALUES
+            shown = "/".join(values[:SHOWN_VALUES]) + (f" and {more} more" if more > 0 else "")
+            said.append(f"{name.replace('_', ' ')} {shown}")
+    return f"it is of {where}: {families}" + (f" ({', '.join(said)})" if said else "")

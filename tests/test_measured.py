@@ -48,6 +48,20 @@ def test_attention_alone_takes_the_fastest_kernel_of_its_shape() -> None:
     assert fast.statistics and found.stages == {"attention": fast.statistics.median_s}
 
 
+def test_the_error_says_what_the_record_is_of() -> None:
+    cases = [made_up_case(shape=made_up_case().shape | {"batch": batch}) for batch in (1, 2, 4, 8, 16)]
+    with pytest.raises(KvperfError) as caught:
+        measured(on_h100(*cases), kvperf.analyze())
+    assert caught.value.hint == (
+        "it is of h100-sxm: attention (heads 32, kv heads 8, head dim 128, batch 1/2/4/8 and 1 more, seq 4096, "
+        "dtype bf16); `kvperf bench stages` measures it"
+    )
+    with pytest.raises(KvperfError) as caught:
+        measured(on_h100(stage("mlp")), kvperf.analyze(batch=2))
+    of = "it is of h100-sxm: stage (model llama-3.1-8b, batch 1, seq 4096, new tokens 1, dtype bf16)"
+    assert caught.value.hint == of
+
+
 def test_the_whole_step_is_as_read_else_of_readings_and_bounds() -> None:
     analysis = kvperf.analyze()
     step = made_up_case("step", made_up(4, 5e-3), family="step", shape=SHAPE | {"layers": 32})

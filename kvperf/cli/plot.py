@@ -1,6 +1,7 @@
 """`kvperf plot`: a step, a sweep of it, or a record of measurements as a figure."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,12 +88,12 @@ def plot(
 
     target = output or Path(f"{figure}.png")
     format = sheet.format_of(target)
+    draw = _prepared(asked, figure, theme, record, levels=levels, case=case, over=over or "batch", show=show or "time")
     if target.exists() and not force and target.is_file():
         raise KvperfError(f"{target} exists", "--force overwrites it, --output FILE writes another")
-    drawn = _drawn(asked, figure, theme, record, levels=levels, case=case, over=over or "batch", show=show or "time")
     from kvperf.render.output import write_bytes
 
-    write_bytes(sheet.file_bytes(drawn, format), target)
+    write_bytes(sheet.file_bytes(draw(), format), target)
     print(target)
 
 
@@ -107,7 +108,7 @@ def _refuse_step(context: typer.Context, figure: str) -> None:
             )
 
 
-def _drawn(
+def _prepared(
     asked: StepAsked,
     figure: str,
     theme_name: str,
@@ -117,7 +118,8 @@ def _drawn(
     case: str | None,
     over: Any,
     show: Any,
-) -> Any:
+) -> Callable[[], Any]:
+    """All that is asked for, read and analysed; called, it draws."""
     from kvperf.render.figure.theme import THEMES
 
     theme = THEMES[theme_name]
@@ -127,19 +129,22 @@ def _drawn(
         from kvperf.crossings import sweep
         from kvperf.render.figure.sweep import sweep as draw_sweep
 
-        return draw_sweep(sweep(over, **asked.keywords), show, theme)
+        varied = sweep(over, **asked.keywords)
+        return lambda: draw_sweep(varied, show, theme)
     if figure == "memory":
         from kvperf.crossings import filling
         from kvperf.render.figure.memory import memory
 
-        return memory(filling(over, **asked.keywords), theme)
+        filled = filling(over, **asked.keywords)
+        return lambda: memory(filled, theme)
     if figure == "gap" and record is None:
         from kvperf import api
         from kvperf.render.figure.gap import step_gap
 
         if case is not None:
             raise KvperfError("--case without --record", "it names a case of a record")
-        return step_gap(_warned(api.analyze(**asked.keywords)), theme)
+        found = api.analyze(**asked.keywords)
+        return lambda: step_gap(_warned(found), theme)
     return _of_record(figure, theme, record, case)
 
 
@@ -151,12 +156,12 @@ def _warned(record: Any) -> Any:
     return record
 
 
-def _roofline(asked: StepAsked, theme: Any, path: Path | None, levels: bool) -> Any:
+def _roofline(asked: StepAsked, theme: Any, path: Path | None, levels: bool) -> Callable[[], Any]:
     from kvperf import api
     from kvperf.hardware import load_gpu
     from kvperf.render.figure.roofline import roofline
 
-    found = _warned(api.analyze(**asked.keywords))
+    found = api.analyze(**asked.keywords)
     measured = None
     if path is not None:
         from kvperf.bench.record import read
@@ -166,10 +171,10 @@ def _roofline(asked: StepAsked, theme: Any, path: Path | None, levels: bool) -> 
     known = load_gpu(asked.gpu).levels()
     caches = [(lv.name, lv.bandwidth_bytes_per_s, lv.bandwidth_kind) for lv in known[:-1] if lv.scope == "GPU"]
     hbm = known[-1].name, known[-1].bandwidth_kind or "spec"
-    return roofline(found, theme, hbm=hbm, caches=caches if levels else (), measured=measured)
+    return lambda: roofline(_warned(found), theme, hbm=hbm, caches=caches if levels else (), measured=measured)
 
 
-def _of_record(figure: str, theme: Any, path: Path | None, case: str | None) -> Any:
+def _of_record(figure: str, theme: Any, path: Path | None, case: str | None) -> Callable[[], Any]:
     from kvperf.bench.record import read
 
     if path is None:
@@ -178,17 +183,20 @@ def _of_record(figure: str, theme: Any, path: Path | None, case: str | None) -> 
     if figure == "gap":
         from kvperf.render.figure.gap import case_gap, gap_case
 
-        return case_gap(record, gap_case(record, case), theme)
+        chosen = gap_case(record, case)
+        return lambda: case_gap(record, chosen, theme)
     if figure == "accuracy":
-        from kvperf.render.figure.accuracy import accuracy
+        from kvperf.render.figure.accuracy import accuracy, predicted_cases
 
-        return accuracy(record, theme)
-    from kvperf.render.figure.ladder import ladder
+        predicted_cases(record)
+        return lambda: accuracy(record, theme)
+    from kvperf.render.figure.ladder import ladder, ladder_cases
 
+    ladder_cases(record)
     peak = None
     if record.environment.profile:
         from kvperf.hardware import load_gpu
 
         gpu = load_gpu(record.environment.profile)
         peak = gpu.name, gpu.hbm_bytes_per_s
-    return ladder(record, theme, peak)
+    return lambda: ladder(record, theme, peak)

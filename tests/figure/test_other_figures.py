@@ -62,6 +62,23 @@ def test_a_crossing_near_the_right_edge_is_named_on_the_paper(over: Any, step: d
     assert clean(figure)
 
 
+@pytest.mark.parametrize(
+    ("over", "step", "said"),
+    [
+        ("batch", {"model": "gpt2", "seq": 4096}, ["context 4096 is beyond gpt2's maximum of 1024 tokens"]),
+        ("batch", {"tp": 8}, ["the collectives of --tp 8 are not in these figures"]),
+        ("batch", {"gpu": "h200", "model": "deepseek-v3"}, ["at batch 1 already, this step does not fit: it needs"]),
+        ("batch", {"seq": 131072}, []),
+    ],
+)
+def test_a_sweep_and_the_memory_say_what_the_analyses_warn_of(over: Any, step: dict[str, Any], said: list[str]) -> None:
+    figures = draw_sweep(sweep(over, **step), "time", LIGHT), memory.memory(filling(over, **step), LIGHT)
+    for figure in figures:
+        found = [text.get_text() for text in named(figure, "warning")]
+        assert len(found) == len(said) and all(a in b for a, b in zip(said, found, strict=True)), found
+        assert clean(figure)
+
+
 def test_a_sweep_marks_its_crossings_where_they_are() -> None:
     found = sweep("batch", seq=256)
     figure = draw_sweep(found, "time", DARK)

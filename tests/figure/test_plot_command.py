@@ -39,6 +39,32 @@ def test_without_anything_it_writes_the_default_roofline_here_once(
     assert [path.name for path in tmp_path.iterdir()] == ["roofline.png"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--gpu", "h1000"), ("--batch", "0"), ("--record", "none.json"), ("ladder", "--record", "none.json")],
+)
+def test_a_wrong_argument_is_told_before_a_file_that_exists(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(b"old")
+    code, _, err = ran(capsys, *arguments, "--output", "a.png")
+    assert code == 2 and "exists" not in err
+    assert ran(capsys, "--tp", "2", "--output", "a.png")[2].startswith("error: a.png exists\n")
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "foo"])
+def test_a_backend_of_the_environment_stops_nothing(backend: str, tmp_path: Path) -> None:
+    target = tmp_path / "a.svg"
+    subprocess.run(
+        [sys.executable, "-m", "kvperf", "plot", "--output", str(target)],
+        check=True,
+        capture_output=True,
+        env={"HOME": str(tmp_path), "MPLBACKEND": backend},
+    )
+    assert target.read_bytes().startswith(STARTS["svg"])
+
+
 @pytest.mark.parametrize("format", list(STARTS))
 def test_the_same_input_gives_the_same_bytes(format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In this process, and in another with other hashes and another time."""

@@ -15,6 +15,7 @@ from kvperf.hardware import load_gpu
 from kvperf.measured import Measured
 from kvperf.record import Analysis
 from kvperf.render.figure.dots import WHOLE_PT, in_runs
+from kvperf.render.figure.gap import step_gap
 from kvperf.render.figure.labels import disc, overlap
 from kvperf.render.figure.roofline import roofline
 from kvperf.render.figure.theme import THEMES
@@ -127,7 +128,7 @@ def test_roofs_are_named_with_number_unit_and_kind() -> None:
         "HBM3  3.35 TB/s (spec)",
         "3.17 TB/s (measured)",
         "bf16 wgmma  989 TFLOP/s (spec)",
-        "956 TFLOP/s (measured)",
+        "bf16 956 TFLOP/s (measured)",
         "L2 cache  4.86 TB/s (measured)",
         "ridge 295 FLOP/B",
     } <= said
@@ -142,21 +143,80 @@ def test_spec_is_solid_and_measured_is_dashed() -> None:
 
 
 def test_only_peaks_that_the_step_uses_are_drawn() -> None:
-    said = " ".join(text.get_text() for text in texts(drawn(kvperf.analyze())))
+    said = " ".join(text.get_text() for text in texts(light("batch 1")))
     assert "fp8" not in said and "tf32" not in said
 
 
 def test_the_ridge_is_where_the_roofs_meet() -> None:
     record = kvperf.analyze()
-    (ridge,) = [line for line in named(drawn(record), "ridge") if hasattr(line, "get_xdata")]
+    (ridge,) = [line for line in named(light("batch 1"), "ridge") if hasattr(line, "get_xdata")]
     assert ridge.get_xdata()[0] == record.gpu.ridge_flops_per_byte
     assert ridge.get_ydata()[1] == pytest.approx(record.gpu.peaks[0].flops_per_s)
+
+
+@pytest.mark.parametrize(
+    ("step", "ridges"),
+    [
+        (STEPS["deepseek-v3"], {"bf16 ridge 206 FLOP/B", "fp8 ridge 412 FLOP/B"}),
+        (
+            {"gpu": "b200", "weight_dtype": "nvfp4", "activation_dtype": "nvfp4", "batch": 64},
+            {"bf16 ridge 292 FLOP/B", "fp4 ridge 1169 FLOP/B"},
+        ),
+    ],
+)
+def test_every_ceiling_has_its_ridge_and_the_tint_ends_at_the_lowest(step: dict[str, Any], ridges: set[str]) -> None:
+    record = kvperf.analyze(**step)
+    figure = drawn(record)
+    assert {text.get_text() for text in named(figure, "ridge label")} == ridges
+    lines = [line for line in named(figure, "ridge") if hasattr(line, "get_xdata")]
+    hbm = record.gpu.hbm_bytes_per_s
+    assert sorted(line.get_xdata()[0] * hbm for line in lines) == pytest.approx(
+        sorted(peak.flops_per_s for peak in record.gpu.peaks)
+    )
+    (tint,) = named(figure, "tint")
+    assert tint.get_x() + tint.get_width() == pytest.approx(min(line.get_xdata()[0] for line in lines))
+    assert overlapping(figure) == []
+
+
+WARNED: list[tuple[dict[str, Any], str]] = [
+    ({"gpu": "h100", "batch": 64, "seq": 131072}, "does not fit: it needs 1042.5 GiB"),
+    ({"tp": 8}, "the collectives of --tp 8 are not in these figures"),
+    ({"model": "gpt2", "seq": 4096}, "context 4096 is beyond gpt2's maximum of 1024 tokens"),
+]
+
+
+@pytest.mark.parametrize(("step", "said"), WARNED)
+def test_a_warning_stands_on_every_figure_of_a_step(step: dict[str, Any], said: str) -> None:
+    record = kvperf.analyze(**step)
+    for figure in (drawn(record), step_gap(record, THEMES["light"])):
+        assert [said in text.get_text() for text in named(figure, "warning")] == [True]
+        assert overlapping(figure) == [] and outside(figure) == []
+    assert not named(light("batch 1"), "warning")
+
+
+@pytest.mark.parametrize("gpu", ["h100", "a100", "mi300x"])
+def test_a_memory_roofs_name_touches_its_own_line_and_no_other(gpu: str) -> None:
+    figure = drawn(kvperf.analyze(gpu=gpu), levels=True)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    lines = {line.get_gid().removeprefix("roof "): line for line in named(figure, "roof ") if hasattr(line, "get_data")}
+    labels = [label for label in named(figure, "roof label ") if label.get_rotation() == 45]
+    assert len(labels) >= 3
+    for label in labels:
+        own = label.get_gid().removeprefix("roof label ")
+        for name, line in lines.items():
+            ends = axes.transData.transform(list(zip(*line.get_data(), strict=True)))
+            assert not overlap(corners(label), [(float(x), float(y)) for x, y in ends]), (own, name)
+        (x0, y0), _ = axes.transData.transform(list(zip(*lines[own].get_data(), strict=True)))
+        reach = min(abs((x - x0) - (y - y0)) / math.sqrt(2) for x, y in corners(label))
+        stacked = lines[own].get_linestyle() != "-"  # a reading hardly below may stand under the other's name
+        assert reach * 72 / figure.dpi < (13 if stacked else 6), own
 
 
 @pytest.mark.parametrize("name", list(STEPS))
 def test_bounds_are_hollow_and_lie_on_a_roof(name: str) -> None:
     record = kvperf.analyze(**STEPS[name])
-    figure, stages = drawn(record), {stage.name: stage for stage in record.stages}
+    figure, stages = light(name), {stage.name: stage for stage in record.stages}
     dots = named(figure, "bound ")
     assert len(dots) == len([s for s in record.stages if s.matrix_flops])
     for dot in dots:
@@ -205,7 +265,7 @@ def test_a_partial_records_dot_is_its_share_of_the_whole_step() -> None:
 
 def test_stages_without_products_stand_in_the_bars_only() -> None:
     record = kvperf.analyze()
-    figure = drawn(record)
+    figure = light("batch 1")
     free = {"embedding", "attention_norm", "rope", "kv_update", "mlp_norm", "final_norm", "sampling"}
     dotted = {dot.get_gid().removeprefix("bound ") for dot in named(figure, "bound ")}
     assert dotted == {stage.name for stage in record.stages} - free
@@ -215,7 +275,7 @@ def test_stages_without_products_stand_in_the_bars_only() -> None:
 
 def test_a_dots_area_is_its_share_and_its_number_stands_beside_its_bar() -> None:
     record = kvperf.analyze(batch=64)
-    figure = drawn(record)
+    figure = light("batch 64")
     area = {dot.get_gid().removeprefix("bound "): dot.get_sizes()[0] for dot in named(figure, "bound ")}
     share = {stage.name: stage.share for stage in record.stages}
     assert area["attention"] / area["mlp"] == pytest.approx(share["attention"] / share["mlp"])
@@ -232,7 +292,7 @@ def test_bars_are_as_long_as_the_stages_and_a_prediction_is_drawn_where_there_is
     widths = [bar.get_width() * 1e-3 for bar in figure.axes[1].patches]
     assert widths == pytest.approx(sorted((s.bound_s for s in stages), reverse=True))
     assert len(named(figure, "bar predicted")) == len(stages)
-    assert not named(drawn(record), "bar predicted")
+    assert not named(light("batch 1"), "bar predicted")
 
 
 def test_bound_measured_and_predicted_lie_within_the_axes() -> None:
@@ -271,6 +331,23 @@ def test_an_arrow_leads_to_the_traffic_of_the_caches() -> None:
     mlp = next(stage for stage in record.stages if stage.name == "mlp")
     (point,) = named(figure, "cache mlp")
     assert point.get_offsets()[0][0] == pytest.approx(mlp.flops_per_byte)
+    marked = {mark.get_gid().removeprefix("cache ") for mark in named(figure, "cache ")}
+    rows = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    numbers = {row.rsplit("  ", 1)[1] for row in rows if row.rsplit("  ", 1)[0].replace(" ", "_") in marked}
+    said = " ".join(text.get_text() for text in named(figure, "mark numbers "))
+    assert numbers == {"1", "2", "3", "4"} and sorted(said.replace("–", " ").split())[0] == "1"
+    assert explained(figure) and overlapping(figure) == []
+
+
+def explained(figure: Any) -> bool:
+    return any("A cross with a stage's number" in text.get_text() for text in named(figure, "footer"))
+
+
+@pytest.mark.parametrize("step", [{}, {"gpu": "h200", "phase": "prefill", "seq": 8192}])
+def test_without_a_mark_none_is_explained(step: dict[str, Any]) -> None:
+    """Where the cache carries no more than HBM must, and where its bandwidth is unknown."""
+    figure = drawn(kvperf.analyze(**step), levels=True)
+    assert not named(figure, "cache ") and not explained(figure)
 
 
 @pytest.mark.parametrize("theme", list(THEMES))

@@ -15,6 +15,7 @@ WHOLE_PT = 19.0  # radius of a dot that is the whole step
 LEAST_SHARE = 0.01
 DIGIT_PT = 5.3  # from the middle of a number of one digit to its corners
 EDGE = 0.9  # where on the axis a stage stands that no byte must cross HBM for, or hardly one
+MARK_PT = 2.5  # from the middle of a cross to its ends
 FAR = 300  # times the ridge: further right there is nothing to see
 
 
@@ -118,18 +119,30 @@ def _beyond(axes: Any, theme: Theme, stage: StageFigures, x: float, y: float, ra
     axes.annotate("", xy=(end, y), xytext=(x, y), arrowprops=arrow, zorder=6, gid=f"beyond {stage.name}")
 
 
-def cache_points(axes: Any, theme: Theme, plotted: dict[str, int], drawn: list[Dot]) -> None:
-    """Where each stage stands over all bytes of its kernels, which L2 carries; an arrow leads there."""
+def cache_points(axes: Any, theme: Theme, drawn: list[Dot], taken: list[Shape]) -> list[Dot]:
+    """Where stages stand over all bytes of their kernels, which a cache carries; an arrow leads there."""
+    marks, left = [], axes.get_xlim()[0]
     for dot in drawn:
         over_plan = dot.stage.flops_per_byte
-        if not over_plan or dot.stage.name not in plotted:
+        if not over_plan or over_plan < left:
             continue
         px = float(axes.transData.transform((over_plan, dot.y))[0])
-        if abs(px - dot.px) <= dot.radius_px:  # L2 carries little more than HBM must
+        if abs(px - dot.px) <= dot.radius_px:  # the cache carries little more than HBM must
             continue
         axes.scatter([over_plan], [dot.y], s=14, marker="x", color=theme.muted, zorder=5, gid=f"cache {dot.stage.name}")
         arrow = {"arrowstyle": "->", "color": theme.muted, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2}
         axes.annotate("", xy=(over_plan, dot.y), xytext=(dot.x, dot.y), arrowprops=arrow, zorder=3)
+        marks.append(dot._replace(x=over_plan, px=px, radius_px=MARK_PT * axes.figure.dpi / 72))
+        taken.append(disc(px, dot.py, marks[-1].radius_px))
+    return marks
+
+
+def name_marks(axes: Any, theme: Theme, marks: list[Dot], taken: list[Shape], within: Any) -> None:
+    """The numbers of the stages that are marked, beside each group of marks."""
+    for group in _groups(marks, 5 * axes.figure.dpi / 72):
+        numbers = in_runs(dot.number for dot in group)
+        text = axes.text(1, 1, numbers, fontsize=7, color=theme.muted, zorder=7, gid=f"mark numbers {numbers}")
+        put(text, _around(axes, group[0]), taken, within)
 
 
 def name_dots(axes: Any, theme: Theme, drawn: list[Dot], taken: list[Shape], within: Any) -> None:

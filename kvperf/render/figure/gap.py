@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from kvperf.bench.record import Case, Record
@@ -94,15 +95,23 @@ def step_gap(record: Analysis, theme: Theme) -> Any:
         "At measured rates: the bound at the best rates measured on this GPU.",
         made_of(record),
     ]
-    figure = _figure(theme, headline(record), precision(record), footer, falls, ABOVE)
+    figure = _figure(theme, headline(record), precision(record), footer, falls, ABOVE, record.warnings)
     present = [n for n in RESOURCES if any(s.bound_by == n and s.share >= LEAST_SHARE for s in record.stages)]
     _legend(figure.axes[0], theme, present)
     return figure
 
 
-def _figure(theme: Theme, title: str, subtitle: str, footer: list[str], falls: list[Fall], above: float) -> Any:
+def _figure(
+    theme: Theme,
+    title: str,
+    subtitle: str,
+    footer: list[str],
+    falls: list[Fall],
+    above: float,
+    warnings: Sequence[str] = (),
+) -> Any:
     height = ROW * len(falls) + 0.15
-    figure, bottom = sheet(theme, height, title, subtitle, footer, above)
+    figure, bottom = sheet(theme, height, title, subtitle, footer, above, warnings)
     axes = panel(figure, theme, 1.75, bottom, 6.6, height)
     longest = max(max(fall.start_s, fall.end_s) for fall in falls)
     prefix, scale = prefix_for(longest)

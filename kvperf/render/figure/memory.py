@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from kvperf.capacity import Memory
-from kvperf.crossings import Sweep
+from kvperf.crossings import Sweep, shared_warnings
 from kvperf.record import Analysis
 from kvperf.render.analysis import precision
 from kvperf.render.figure.labels import spread
-from kvperf.render.figure.sheet import panel, sheet
+from kvperf.render.figure.sheet import ABOVE, panel, sheet
 from kvperf.render.figure.sweep import heading, size_name
 from kvperf.render.figure.theme import Theme, in_house_style
 
@@ -32,7 +32,8 @@ def memory(found: Sweep, theme: Theme) -> Any:
     note = (
         "Bytes on the busiest GPU. Faint bars do not fit. The reserve is for context, workspaces and captured graphs."
     )
-    figure, bottom = sheet(theme, PLOT_HEIGHT, heading(found), precision(record), [note, from_profile(record)])
+    footer = [note, from_profile(record)]
+    figure, bottom = sheet(theme, PLOT_HEIGHT, heading(found), precision(record), footer, ABOVE, shared_warnings(found))
     axes = panel(figure, theme, 0.75, bottom, PLOT_WIDTH, PLOT_HEIGHT)
     for place, kept in enumerate(r.memory for r in found.records):
         _stack(axes, theme, place, kept)

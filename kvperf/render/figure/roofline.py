@@ -16,13 +16,14 @@ from kvperf.render.figure import dots
 from kvperf.render.figure.bars import bars, numbered
 from kvperf.render.figure.labels import Place, Shape, put
 from kvperf.render.figure.roofs import Roof, flat_roofs, memory_roofs, sources
-from kvperf.render.figure.sheet import panel, sheet
+from kvperf.render.figure.sheet import ABOVE, panel, sheet
 from kvperf.render.figure.theme import Theme, in_house_style
 from kvperf.units import significant
 
 PLOT_WIDTH, LOWEST_PLOT = 4.5, 3.75  # inches
 ROW = 0.19
 LABEL_PT, ABOVE_PT = 7.5, 14
+RIGHT = 1.75  # decades beyond the highest ridge: a ceiling's name has room under it
 
 
 @in_house_style
@@ -39,24 +40,40 @@ def roofline(
     hbm     the device memory's type, and whether its peak is spec, measured or derived
     caches  levels whose roofs are drawn too: name, bytes a second, kind
     """
+    asked = (record, theme, hbm, caches, measured)
+    # The lowest of the caches carries all bytes of the kernels: where its rate is unknown, they mean nothing here.
+    marking = bool(caches) and caches[0][1] is not None
+    figure, marked = _drawn(*asked, marking)
+    return _drawn(*asked, False)[0] if marking and not marked else figure
+
+
+def _drawn(
+    record: Analysis,
+    theme: Theme,
+    hbm: tuple[str, str],
+    caches: Sequence[tuple[str, float | None, str | None]],
+    measured: Measured | None,
+    marking: bool,
+) -> tuple[Any, bool]:
+    """The figure; and whether a stage is marked where the caches see it, of which the footer speaks if `marking`."""
     plotted = numbered(record, measured)
     height = max(LOWEST_PLOT, ROW * len(record.stages) + 0.1)
-    footer = _footer(record, hbm, caches, measured)
-    figure, bottom = sheet(theme, height, headline(record), precision(record), footer)
+    footer = _footer(record, hbm, caches, measured, marking)
+    figure, bottom = sheet(theme, height, headline(record), precision(record), footer, ABOVE, record.warnings)
     axes = panel(figure, theme, 0.68, bottom, PLOT_WIDTH, height)
     roofs = memory_roofs(record, hbm, caches), flat_roofs(record)
     _scale(axes, theme, record, plotted, measured, height)
     taken: list[Shape] = []
     _roofs(axes, theme, record, *roofs, taken)
     drawn = dots.dots(axes, theme, record, plotted, measured, taken)
-    if caches:
-        dots.cache_points(axes, theme, plotted, drawn)
+    marks = dots.cache_points(axes, theme, drawn, taken) if marking else []
     within = _room(axes)
     _name_roofs(axes, theme, *roofs, taken, within)
     dots.name_dots(axes, theme, drawn, taken, within)
+    dots.name_marks(axes, theme, marks, taken, within)
     right = panel(figure, theme, 0.68 + PLOT_WIDTH + 1.72, bottom, 2.15, height)
     bars(right, theme, record, plotted, measured)
-    return figure
+    return figure, bool(marks)
 
 
 def _scale(
@@ -79,7 +96,7 @@ def _scale(
     ridge = math.log10(peak / record.gpu.hbm_bytes_per_s)
     low = min([math.log10(min(xs)) - 0.75, ridge - 2.2]) if xs else ridge - 2.2
     room = 1.25 if len(xs) < len(stages) else 0.7  # for those without end
-    high = max([math.log10(max(xs)) + room, ridge + 1.45]) if xs else ridge + 1.45
+    high = max([math.log10(max(xs)) + room, ridge + RIGHT]) if xs else ridge + RIGHT
     top = math.log10(peak) + 0.42
     decades = max(high - low, (top - math.log10(min(ys)) + 0.6) * PLOT_WIDTH / height)
     low = high - decades
@@ -106,9 +123,8 @@ def _ticks(axes: Any, theme: Theme) -> None:
 
 
 def _roofs(axes: Any, theme: Theme, record: Analysis, memory: list[Roof], flat: list[Roof], taken: list[Shape]) -> None:
-    """Lines, the ridge, and a faint tint where memory binds."""
+    """Lines, their ridges, and a faint tint where memory binds whatever the dtype."""
     low, high = axes.get_xlim()
-    bottom = axes.get_ylim()[0]
     highest = max((roof.rate for roof in flat if roof.solid), default=axes.get_ylim()[1])
     fastest = max(roof.rate for roof in memory if roof.solid)
     for roof in memory:
@@ -117,18 +133,31 @@ def _roofs(axes: Any, theme: Theme, record: Analysis, memory: list[Roof], flat: 
         _line(axes, roof, xs, (low * roof.rate, highest), colour, taken)
     for roof in flat:
         _line(axes, roof, (roof.rate / fastest, high), (roof.rate, roof.rate), theme.resources["tensor"], taken)
-    ridge = record.gpu.ridge_flops_per_byte
-    if ridge is None:
+    ceilings = sorted((roof for roof in flat if roof.solid), key=lambda roof: roof.rate)
+    if not ceilings:
         return
-    axes.axvspan(low, ridge, facecolor=theme.resources["hbm"], alpha=0.04, linewidth=0, zorder=0)
-    top = ridge * record.gpu.hbm_bytes_per_s
-    axes.plot((ridge, ridge), (bottom, top), color=theme.muted, linewidth=0.8, linestyle=":", zorder=1, gid="ridge")
-    said = axes.text(
-        ridge, bottom, "", rotation=90, rotation_mode="anchor", fontsize=LABEL_PT, color=theme.muted, gid="ridge label"
-    )
-    said.set_text(f"ridge {significant(ridge, 3)} FLOP/B")
+    lowest = ceilings[0].rate / record.gpu.hbm_bytes_per_s
+    axes.axvspan(low, lowest, facecolor=theme.resources["hbm"], alpha=0.04, linewidth=0, zorder=0, gid="tint")
+    dtypes = [roof.name.split(" ")[0] for roof in ceilings]
+    for roof, dtype in zip(ceilings, dtypes, strict=True):
+        name = "" if len(ceilings) == 1 else f"{dtype if dtypes.count(dtype) == 1 else roof.name} "
+        _ridge(axes, theme, roof, roof.rate / record.gpu.hbm_bytes_per_s, name, taken)
+
+
+def _ridge(axes: Any, theme: Theme, roof: Roof, ridge: float, name: str, taken: list[Shape]) -> None:
+    """From the axis up to where device memory's roof meets this ceiling; named beside it, near the axis."""
+    bottom = axes.get_ylim()[0]
+    style = {"color": theme.muted, "linewidth": 0.8, "linestyle": ":", "zorder": 1}
+    axes.plot((ridge, ridge), (bottom, roof.rate), gid=f"ridge {roof.name}", **style)
+    said = axes.text(1, 1, f"{name}ridge {significant(ridge, 3)} FLOP/B", gid=f"ridge label {roof.name}")
+    said.set(rotation=90, rotation_mode="anchor", fontsize=LABEL_PT, color=theme.muted)
     step = 10**0.04
-    put(said, [Place(ridge / step, bottom * 10**0.06)], taken)
+    places = [
+        Place(x, bottom * 10**up, "left", va)
+        for up in (0.06, 1.2)
+        for x, va in ((ridge / step, "bottom"), (ridge * step, "top"))
+    ]
+    put(said, places, taken)
 
 
 def _line(
@@ -170,11 +199,11 @@ def _name_roofs(axes: Any, theme: Theme, memory: list[Roof], flat: list[Roof], t
     for roof in memory:
         text = _text(axes, theme, roof, 45)
         start, end = max(low, bottom / roof.rate), highest / roof.rate
-        # Anchors perpendicular to the line, `gap` away from it.
-        side = gap if roof.above else 1 / gap
+        # Anchors perpendicular to the line, `away` gaps from it: beside it on either side first.
+        own = 1 if roof.above else -1
         places = [
-            Place(x / side**away, x * roof.rate * side**away, "center", "bottom" if roof.above else "top")
-            for away in (0.7, 2.4, 4.0)
+            Place(x / gap**away, x * roof.rate * gap**away, "center", "bottom" if away > 0 else "top")
+            for away in (0.7 * own, -0.7 * own, 2.4 * own, 4.0 * own)
             for x in (start * (end / start) ** t for t in _from_middle(slide))
         ]
         put(text, places, taken, within)
@@ -210,6 +239,7 @@ def _footer(
     hbm: tuple[str, str],
     caches: Sequence[tuple[str, float | None, str | None]],
     measured: Measured | None,
+    marking: bool,
 ) -> list[str]:
     filled = f"Filled: measured on {measured.gpu}; the stem is the gap. " if measured else ""
     unknown = [name for name, rate, _ in caches if rate is None]
@@ -220,8 +250,9 @@ def _footer(
         "number is beside its bar. Stages without matrix products stand in the bars only."
         + (" An arrow to the edge: hardly a byte must cross HBM." if far else "")
         + (
-            " An arrow leads to the stage's intensity over all bytes of its kernels, which L2 carries."
-            if caches
+            f" A cross with a stage's number: its intensity over all bytes of its kernels, which the {caches[0][0]} "
+            "carries."
+            if marking
             else ""
         )
         + (f" Bandwidth unknown: {', '.join(unknown)}." if unknown else "")

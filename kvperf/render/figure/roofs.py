@@ -48,7 +48,7 @@ def flat_roofs(record: Analysis) -> list[Roof]:
         found.append(Roof(name, rate, f"{name}  {decimal(rate, 'FLOP/s')} ({peaks[0].kind})", True, True))
         readings = [peak.measured_flops_per_s for peak in peaks if peak.measured_flops_per_s is not None]
         if readings:
-            said = f"{decimal(max(readings), 'FLOP/s')} (measured)"
+            said = f"{name.split(' ')[0]} {decimal(max(readings), 'FLOP/s')} (measured)"
             found.append(Roof(f"{name} measured", max(readings), said, False, False))
     return found
 

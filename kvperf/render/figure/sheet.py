@@ -17,6 +17,7 @@ MARGIN = 0.2
 ABOVE = 1.0  # title, subtitle, and what stands above a panel
 BELOW = 0.55  # tick labels and axis title
 LINE = 0.135
+WARNING = 0.16  # of a line of warnings
 FOOTER_PT = 6.8
 # What would say when and by what the file was made, each format in its own words.
 METADATA: dict[str, dict[str, None]] = {
@@ -27,23 +28,34 @@ METADATA: dict[str, dict[str, None]] = {
 
 
 def sheet(
-    theme: Theme, panels: float, title: str, subtitle: str, footer: Sequence[str], above: float = ABOVE
+    theme: Theme,
+    panels: float,
+    title: str,
+    subtitle: str,
+    footer: Sequence[str],
+    above: float = ABOVE,
+    warnings: Sequence[str] = (),
 ) -> tuple[Any, float]:
     """An empty figure with room for panels of this height; and where their lower edge is, in inches.
 
-    above  room for title, subtitle and what stands above a panel
+    above     room for title, subtitle and what stands above a panel
+    warnings  what a reader must know of the figures, below the subtitle
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = folded_footer(footer)
     bottom = 0.12 + LINE * len(lines) + BELOW
-    height = bottom + panels + above
+    warned = [line for text in warnings for line in wrap(f"Warning: {text}.", 150)]
+    height = bottom + panels + above + WARNING * len(warned)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=theme.paper)
     FigureCanvasAgg(figure)
     left = MARGIN / WIDTH
     figure.text(left, 1 - 0.16 / height, title, va="top", fontsize=11, fontweight="bold", color=theme.ink, gid="title")
     figure.text(left, 1 - 0.40 / height, subtitle, va="top", fontsize=8, color=theme.muted, gid="subtitle")
+    for number, line in enumerate(warned):
+        y = 1 - (0.57 + WARNING * number) / height
+        figure.text(left, y, line, va="top", fontsize=8, fontweight="bold", color=theme.ink, gid="warning")
     for number, line in enumerate(reversed(lines)):
         y = (0.1 + number * LINE) / height
         figure.text(left, y, line, va="bottom", fontsize=FOOTER_PT, color=theme.muted, gid="footer")

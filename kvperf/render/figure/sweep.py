@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from kvperf.crossings import ATTENTION, FFN, Sweep, bound_of
+from kvperf.crossings import ATTENTION, FFN, Sweep, bound_of, shared_warnings
 from kvperf.record import Analysis
 from kvperf.render.analysis import COUNTED, precision
 from kvperf.render.figure.labels import spread
@@ -67,7 +67,9 @@ def sweep(found: Sweep, show: Show, theme: Theme) -> Any:
     above = ROW * len(found.crossings)
     shaded = any(r.memory.fits is False for r in found.records)
     footer = [note + (" Shaded: it does not fit into the GPU's memory." if shaded else ""), made_of(record)]
-    figure, bottom = sheet(theme, PLOT_HEIGHT, heading(found), precision(record), footer, 0.72 + above)
+    figure, bottom = sheet(
+        theme, PLOT_HEIGHT, heading(found), precision(record), footer, 0.72 + above, shared_warnings(found)
+    )
     axes = panel(figure, theme, 0.95, bottom, PLOT_WIDTH, PLOT_HEIGHT)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

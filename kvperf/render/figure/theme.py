@@ -5,7 +5,9 @@ Every colour is doubled by a shape, a dash or a hatch, so that figures can be re
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -67,13 +69,33 @@ SETTINGS = {
 @contextmanager
 def house_style() -> Any:
     """Matplotlib's own defaults and ours, whatever the user's settings say."""
-    import matplotlib
-
+    matplotlib = _matplotlib()
     defaults: Any = {
         k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))
     }
     with matplotlib.rc_context(defaults | SETTINGS):
         yield
+
+
+def _matplotlib() -> Any:
+    """Matplotlib, imported without MPLBACKEND: a backend that is not installed here would stop it, and none is used.
+
+    Where the name is good it is set afterwards, so that a notebook still shows the figures of its own.
+    """
+    import sys
+
+    if "matplotlib" in sys.modules or "MPLBACKEND" not in os.environ:
+        import matplotlib
+
+        return matplotlib
+    asked = os.environ.pop("MPLBACKEND")
+    try:
+        import matplotlib
+    finally:
+        os.environ["MPLBACKEND"] = asked
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = asked
+    return matplotlib
 
 
 def in_house_style(draw: Callable[..., Any]) -> Callable[..., Any]:
