@@ -1,6 +1,7 @@
 """`kvperf report`: one document on a GPU, a model and a step."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,10 +19,16 @@ app = typer.Typer(
 )
 
 BATCH = 4
+FORMATS: dict[str, Literal["md", "html", "text"]] = {
+    ".md": "md",
+    ".html": "html",
+    ".htm": "html",
+    ".txt": "text",
+}
 EXAMPLES = """\b
 Examples:
   kvperf report
-  kvperf report --format html --output report.html
+  kvperf report --output report.html
   kvperf report --gpu mi300x --model deepseek-v3 --batch 64
   kvperf report --record run.json --format text
 """
@@ -49,9 +56,12 @@ def report(
         Path | None, option("--record", "Measurements of `kvperf bench` to set beside the bound.", metavar="FILE")
     ] = None,
     format: Annotated[
-        Literal["md", "html", "text"], option("--format", "How to write it. HTML holds figures. [default: md]")
-    ] = "md",
-    output: Annotated[Path | None, option("--output", "Write here instead of standard output.", metavar="FILE")] = None,
+        Literal["md", "html", "text"] | None,
+        option("--format", "How to write it. HTML holds figures. [default: as the file is called, else md]"),
+    ] = None,
+    output: Annotated[
+        Path | None, option("--output", "Write here, over what is there, instead of standard output.", metavar="FILE")
+    ] = None,
 ) -> None:
     """One document: memory hierarchy, attention kernels, matrix units, stages, traffic, more GPUs, tuning, sources.
 
@@ -71,6 +81,8 @@ def report(
     prepared = api.prepare(asked.gpu, asked.model, **asked.step)
     analysis, known = api.analyze(**asked.keywords), asked.keywords
     document = build(Subject(*prepared, tp=asked.tp, record=readings, asked=known, analysis=analysis, **asked.kept))
+    if format is None:
+        format = FORMATS.get(output.suffix.lower(), "md") if output is not None else "md"
     if format == "html":
         from kvperf.render.report.html import html as draw
     elif format == "text":
@@ -78,3 +90,5 @@ def report(
     else:
         from kvperf.render.report.markdown import markdown as draw
     written.write(draw(document), output)
+    if output is not None and str(output) != "-":
+        print(f"written: {output}", file=sys.stderr)

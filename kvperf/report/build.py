@@ -16,7 +16,10 @@ from kvperf.report import (
 from kvperf.report.document import Document, Line, line
 from kvperf.report.kernels import Kernels
 from kvperf.report.subject import BOUND_BY, Subject
-from kvperf.report.values import count, held, seconds, tokens_per_s, word
+from kvperf.report.values import count, flop_per_s, held, seconds, tokens_per_s, word
+
+REPEATED = "this step does not fit"  # the line before says so
+VECTOR_UNITS = {"cuda_core": "CUDA cores", "vector_alu": "vector units"}
 
 
 def report(subject: Subject) -> Document:
@@ -35,6 +38,21 @@ def report(subject: Subject) -> Document:
         sections.append(measured.section(subject, subject.record))
     sections.append(sources.section(subject, sections))
     return Document(_title(subject), _lead(subject), tuple(sections))
+
+
+def _not_native(subject: Subject) -> list[Line]:
+    """Formats of the products that no matrix unit of this GPU takes."""
+    return [
+        line(
+            "{} is not native to the matrix units of this GPU: its products run on {} as {}, at {}.",
+            word(f"native.{peak.operand}", peak.operand),
+            word(f"native.{peak.operand}.path", VECTOR_UNITS[peak.path]),
+            word(f"native.{peak.operand}.as", peak.dtype),
+            flop_per_s(f"native.{peak.operand}.peak", peak.flops_per_s),
+        )
+        for peak in subject.analysis.gpu.peaks
+        if peak.path in VECTOR_UNITS
+    ]
 
 
 def _title(subject: Subject) -> Line:
@@ -77,7 +95,12 @@ def _lead(subject: Subject) -> tuple[Line, ...]:
             held("memory.kv", kept.kv_cache_bytes),
             held("memory.capacity", kept.capacity_bytes),
         ),
-        *(line("Note: {}.", word(f"warning.{n}", said)) for n, said in enumerate(record.warnings)),
+        *_not_native(subject),
+        *(
+            line("Note: {}.", word(f"warning.{n}", said))
+            for n, said in enumerate(record.warnings)
+            if not said.startswith(REPEATED)
+        ),
         line(
             "Every figure is computed from the profile, the model and the step; what nobody knows is said to be "
             "unknown."

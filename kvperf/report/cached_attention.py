@@ -95,15 +95,23 @@ def _warm(subject: Subject) -> list[Line]:
     size = part.work.compulsory_bytes / part.layers
     beyond = most(0, size - gpu.l2_capacity_bytes) / gpu.hbm_bytes_per_s
     rate = gpu.l2_bytes_per_s
+    reads = (
+        line(
+            ", and takes {} at least, where every re-read hits, instead of {}",
+            seconds("attention.warm_s", most(size / rate, beyond)),
+            seconds("attention.cold_s", size / gpu.hbm_bytes_per_s),
+        )
+        if rate
+        else ()
+    )
     return [
         line(
             "K and V of one layer, {}, are {} what the L2 holds. Between two steps the other layers and the weights "
             "push them out, so that a step reads them from memory; a benchmark that repeats one kernel reads what is "
-            "left of them in the L2, and takes {} at least instead of {}.",
+            "left of them in the L2{}.",
             moved("attention.layer_bytes", size),
             times("attention.layer_over_l2", size / gpu.l2_capacity_bytes),
-            seconds("attention.warm_s", None if rate is None else most(size / rate, beyond)),
-            seconds("attention.cold_s", size / gpu.hbm_bytes_per_s),
+            reads,
         )
     ]
 
@@ -159,7 +167,7 @@ def _launch(found: KernelAccount) -> dict[str, Any]:
         "bytes spilled": count(f"{name}.spilled", first.spill_bytes),
         "shared memory of a block": held(f"{name}.shared", first.shared_bytes),
         "blocks an SM holds": count(f"{name}.blocks_per_sm", holds.blocks_per_sm if holds else None),
-        "warps of an SM in use": share(f"{name}.occupancy", holds.warps_share if holds else None),
+        "warps of an SM in use, at most": share(f"{name}.occupancy", holds.warps_share if holds else None),
         "limited by": word(f"{name}.limited_by", " and ".join(holds.limited_by) if holds else None),
         "waves": count(f"{name}.waves", first.waves),
         "launches": count(f"{name}.launches", len(found.launches)),
@@ -212,7 +220,8 @@ def _ladder(kernels: Kernels) -> Table:
     notes = [
         line(
             "The least time is the longest of the roofs known for the design: memory, arithmetic, L2, bytes in flight."
-        )
+        ),
+        line("The time at the L2 is a floor in which every re-read hits; what misses comes from memory again."),
     ]
     if kernels.cache is not None:
         notes.append(

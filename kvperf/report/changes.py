@@ -14,8 +14,10 @@ from kvperf.report.references import cite
 from kvperf.report.subject import Subject
 from kvperf.report.values import count, seconds, share, times, tokens_per_s, word
 
-NARROW = "fp8"
+NARROW, INTEGER, SMALLEST, HALF = "fp8", "int8", "int4", "fp16"
 MORE = (2, 8)
+
+ROUNDING = 1e-12  # of the bound: the last bits of sums
 
 
 def table(subject: Subject) -> Table:
@@ -28,13 +30,13 @@ def table(subject: Subject) -> Table:
             notes.append(line("{}: {}.", title, word(f"tuning.{name}.refused", found.message)))
             continue
         gain, far = batches.of_formats(**changes), _changed(batches, changes)
-        stops = said(f"tuning.{name}", batches, gain, far)
+        stops = said(f"tuning.{name}", batches, gain, far, found.memory.max_batch)
         saved = seconds(f"tuning.{name}.saved_if_converted_s", _saved_if_converted(subject.analysis, found))
         rows.append(_row(title, name, found, subject, saved, stops))
     for factor in MORE:
         name, size = f"batch_{factor}", (subject.sequences[0] if len(subject.growing) == 1 else 1)
         found, gain = batches.at(size * factor), batches.of_growth(factor)
-        rows.append(_row(_larger(factor), name, found, subject, "–", _grown(name, batches, gain, factor)))
+        rows.append(_row(_larger(factor), name, found, subject, "–", _grown(name, batches, gain, factor, found)))
     return Table(
         "The step after one change at a time",
         (
@@ -45,11 +47,17 @@ def table(subject: Subject) -> Table:
             "tokens/s at most",
             "gain",
             "largest batch",
-            "stops paying",
+            "pays",
         ),
         tuple(rows),
-        notes=(*notes, *_notes(subject)),
+        notes=(*notes, *_bytes_only(subject), *_notes(subject)),
     )
+
+
+def _bytes_only(subject: Subject) -> list[Line]:
+    if _multiplies(subject, NARROW):
+        return []
+    return [line("No matrix unit of this GPU multiplies {}: it saves bytes, and no arithmetic.", NARROW)]
 
 
 def _notes(subject: Subject) -> tuple[Line, ...]:
@@ -77,13 +85,38 @@ def _notes(subject: Subject) -> tuple[Line, ...]:
 def _formats(subject: Subject) -> list[tuple[str, str, dict[str, Any]]]:
     """(title, name, changes of the workload) where formats now are wider."""
     narrow, ideas = DTYPES[NARROW], []
+    if _is_faster(subject, HALF):
+        halves = {"weight_dtype": HALF, "activation_dtype": HALF}
+        halves |= {"kv_dtype": HALF} if subject.attention is not None else {}
+        ideas.append((f"{HALF} throughout", HALF, halves))
     if subject.attention is not None and subject.attention.shard.kv.bits > narrow.bits:
         ideas.append((f"{NARROW} KV cache", "kv", {"kv_dtype": NARROW}))
+        ideas.append((f"{INTEGER} KV cache", f"kv_{INTEGER}", {"kv_dtype": INTEGER}))
+    if subject.attention is not None and subject.attention.shard.kv.bits > DTYPES[SMALLEST].bits:
+        ideas.append((f"{SMALLEST} KV cache", f"kv_{SMALLEST}", {"kv_dtype": SMALLEST}))
     if DTYPES[subject.analysis.workload.weight_dtype].bits > narrow.bits:
         ideas.append((f"{NARROW} weights", "weights", {"weight_dtype": NARROW}))
         both = {"weight_dtype": NARROW, "activation_dtype": NARROW}
-        ideas.append((f"{NARROW} weights and inputs", "inputs", both))
+        if _multiplies(subject, NARROW):
+            ideas.append((f"{NARROW} weights and inputs", "inputs", both))
     return ideas
+
+
+def _multiplies(subject: Subject, dtype: str) -> bool:
+    """Whether a matrix unit of this GPU takes the format as it is."""
+    try:
+        peak = subject.gpu.peak(dtype)
+    except KvperfError:
+        return False
+    return peak.is_matrix and peak.dtype == dtype
+
+
+def _is_faster(subject: Subject, dtype: str) -> bool:
+    """Whether products of the format have a higher peak than those of the activations now, at the same width."""
+    now = DTYPES[subject.analysis.workload.activation_dtype]
+    if now.bits != DTYPES[dtype].bits or not _multiplies(subject, dtype):
+        return False
+    return subject.gpu.peak(dtype).flops_per_s > subject.gpu.peak(now.operand).flops_per_s
 
 
 def _changed(batches: Batches, changes: dict[str, Any]) -> Callable[[int], Analysis]:
@@ -94,8 +127,9 @@ def _larger(factor: int) -> Line:
     return line("{} × the batch", count(f"tuning.batch_{factor}.factor", factor))
 
 
-def _grown(name: str, batches: Batches, gain: Gain, factor: int) -> Line:
-    return said(f"tuning.{name}", batches, gain, lambda size: batches.at(size * factor))
+def _grown(name: str, batches: Batches, gain: Gain, factor: int, found: Analysis) -> Line:
+    room = found.memory.max_batch
+    return said(f"tuning.{name}", batches, gain, lambda size: batches.at(size * factor), room, factor)
 
 
 def _saved_if_converted(now: Analysis, changed: Analysis) -> Any:
@@ -107,7 +141,7 @@ def _saved_if_converted(now: Analysis, changed: Analysis) -> Any:
         if stage.ceilings.conversion_s is None:
             return None
         saved -= max(stage.bound_s, stage.ceilings.conversion_s)
-    return saved
+    return saved if abs(saved) > ROUNDING * now.step.bound_s else 0.0
 
 
 def _row(title: str | Line, name: str, found: Analysis, subject: Subject, converted: Any, stops: Any) -> tuple:

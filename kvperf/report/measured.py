@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from kvperf.bench.record import Case, Record
 from kvperf.errors import KvperfError
 from kvperf.report.document import Block, Line, Section, Table, Text, line, row, text
 from kvperf.report.subject import Subject
 from kvperf.report.values import bytes_per_s, count, over, seconds, share, times, word
 
+SHAPED = ("attention", "stage", "step", "kernel")
+
+
+def matching(subject: Subject, record: Record) -> Record:
+    """The record with the readings of this GPU, model and shape. Raises KvperfError where it is of others.
+
+    Readings without a shape of a step (ceilings, the host) are of the GPU alone.
+    """
+    profile = record.environment.profile
+    if profile not in (None, subject.gpu.name):
+        raise KvperfError(
+            f"the record is of {profile} ({record.environment.gpu}), not of {subject.gpu.name}",
+            f"write the report on its own GPU: --gpu {profile}",
+        )
+    kept = tuple(case for case in record.cases if _matches(case, subject))
+    if not any(case.family in SHAPED and case.shape for case in kept):
+        other = next((case for case in record.cases if case.family in SHAPED and case.shape), None)
+        if other is not None:
+            batch, context = subject.sequences
+            raise KvperfError(
+                f"the record is of another step than {subject.model.name}, batch {batch}, context {context}, "
+                f"{subject.analysis.workload.weight_dtype}: its first case is {_shape(other)}",
+                "give the model and the shape of the record, or another record",
+            )
+    return replace(record, cases=kept)
+
+
+def _shape(case: Case) -> str:
+    return f"{case.subject} {' '.join(f'{name}={value}' for name, value in case.shape.items())}".strip()
+
+
+def _matches(case: Case, subject: Subject) -> bool:
+    """Whether all that the case says of its shape is so of the subject."""
+    if case.family not in SHAPED:
+        return True
+    batch, context = subject.sequences
+    work, part = subject.analysis.workload, subject.attention
+    wanted: dict[str, object] = {"model": subject.model.name, "batch": batch, "seq": context}
+    if case.family in ("stage", "step"):
+        wanted |= {"new_tokens": work.new_tokens, "dtype": work.weight_dtype}
+    elif part is not None:
+        mixer = part.shard.mixer
+        for name in ("heads", "kv_heads", "head_dim"):
+            if hasattr(mixer, name):
+                wanted[name] = getattr(mixer, name)
+    same = all(case.shape[name] == value for name, value in wanted.items() if name in case.shape)
+    return same and not subject.ragged and (subject.tp == 1 or case.family not in ("stage", "step"))
+
 
 def section(subject: Subject, record: Record) -> Section:
-    place = record.environment
+    whole, record = record, matching(subject, record)
+    place, left_out = record.environment, len(whole.cases) - len(record.cases)
     lines = [
         line(
             "{}; driver {}, CUDA {}; {}.",
@@ -20,8 +71,10 @@ def section(subject: Subject, record: Record) -> Section:
             word("measured.command", record.command),
         )
     ]
-    if place.profile not in (None, subject.gpu.name):
-        lines.append(line("The record is of {}, not of {}.", word("measured.profile", place.profile), subject.gpu.name))
+    if place.profile is None:
+        lines.append(line("Its GPU has no profile: its readings stand beside bounds of {}.", subject.gpu.title))
+    if left_out:
+        lines.append(line("Left out as of another model or shape: {} readings.", count("measured.left_out", left_out)))
     if record.emulated:
         lines.append(line("It was made on the interpreter: counts and errors, and no time of any GPU."))
         return Section("measured", "Measured", (Text(tuple(lines)),))

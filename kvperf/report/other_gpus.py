@@ -1,4 +1,4 @@
-"""The same step on other GPUs: the next faster ones, the fastest, and the nearest that is no faster."""
+"""The same step on other GPUs: the nearest slower, faster ones, familiar ones, and one where it fits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from kvperf.hardware import Gpu, gpu_names, load_gpu
 from kvperf.record import Analysis
 from kvperf.report.document import Block, Table, line, row
 from kvperf.report.subject import BOUND_BY, Subject
-from kvperf.report.values import bytes_per_s, held, seconds, times, word
+from kvperf.report.values import bytes_per_s, held, seconds, share, times, word
 
 FASTER = 2
+NEAR = 0.02  # of the bound: as fast as now
+FAMILIAR = ("h200-sxm", "b200")
 
 
 @functools.cache
-def _shipped(name: str) -> Gpu:
+def shipped(name: str) -> Gpu:
     return load_gpu(name)
 
 
@@ -25,14 +27,15 @@ def blocks(subject: Subject) -> list[Block]:
     for name in gpu_names():
         if name == subject.gpu.name:
             continue
-        analysed = subject.tried(gpu=_shipped(name))
+        analysed = subject.tried(gpu=shipped(name))
         if not isinstance(analysed, KvperfError):
             found[name] = analysed
+    shown = _chosen(subject, found)
     now = subject.analysis.step.bound_s
-    faster = sorted((name for name in found if found[name].step.bound_s < now), key=lambda n: -found[n].step.bound_s)
-    others = sorted((name for name in found if found[name].step.bound_s >= now), key=lambda n: found[n].step.bound_s)
-    shown = [*others[:1], *faster[:FASTER], *faster[FASTER:][-1:]]
-    rows = [_row(subject.gpu.name, subject.analysis, now), *(_row(name, found[name], now) for name in shown)]
+    rows = [_row(subject.gpu.name, subject.gpu.name, subject.analysis, now)]
+    for name in shown:
+        alike = [name, *(n for n in found if n not in shown and _is_alike(found[n], found[name]))]
+        rows.append(_row(", ".join(alike), name, found[name], now))
     return [
         Table(
             "The same step on other GPUs",
@@ -40,8 +43,13 @@ def blocks(subject: Subject) -> list[Block]:
             tuple(rows),
             notes=(
                 line(
-                    "The nearest that is no faster, the next faster ones and the fastest of those that kvperf has "
-                    "profiles of."
+                    "Of the profiles that kvperf has: the nearest slower, the next faster and the fastest{}{}; nearer "
+                    "than {} is neither. Names in one row have the same bound and memory.",
+                    f", and {' and '.join(FAMILIAR)}" if subject.gpu.vendor == "nvidia" else "",
+                    "; as the step does not fit, also the smallest memory where it does, if any"
+                    if subject.analysis.memory.fits is False
+                    else "",
+                    share("gpu.near", NEAR),
                 ),
                 line("A faster memory stops paying where a step is no longer bound by it; price is not modelled."),
             ),
@@ -49,10 +57,36 @@ def blocks(subject: Subject) -> list[Block]:
     ]
 
 
-def _row(name: str, found: Analysis, now: float) -> tuple:
+def _chosen(subject: Subject, found: dict[str, Analysis]) -> list[str]:
+    """Which to show, slowest first, one of those that are alike."""
+    now = subject.analysis.step.bound_s
+    ordered: list[str] = []
+    preferred = sorted(found, key=lambda name: (-found[name].step.bound_s, name not in FAMILIAR))
+    for name in preferred:
+        if not any(_is_alike(found[name], found[other]) for other in ordered):
+            ordered.append(name)
+    slower = [name for name in ordered if found[name].step.bound_s > now * (1 + NEAR)]
+    faster = [name for name in ordered if found[name].step.bound_s < now * (1 - NEAR)]
+    wanted = {*slower[-1:], *faster[:FASTER], *faster[-1:]}
+    if subject.gpu.vendor == "nvidia":
+        wanted |= {name for name in FAMILIAR if name in found}
+    if subject.analysis.memory.fits is False:
+        room = [name for name in ordered if found[name].memory.fits]
+        room.sort(key=lambda name: (found[name].gpu.hbm_capacity_bytes, found[name].step.bound_s))
+        wanted |= set(room[:1])
+    return [name for name in preferred if name in wanted]
+
+
+def _is_alike(one: Analysis, other: Analysis) -> bool:
+    return one.gpu.hbm_capacity_bytes == other.gpu.hbm_capacity_bytes and isclose(
+        one.step.bound_s, other.step.bound_s, rel_tol=1e-9
+    )
+
+
+def _row(title: str, name: str, found: Analysis, now: float) -> tuple:
     key, kept = f"gpu.{name}", found.memory.fits
     return row(
-        name,
+        title,
         held(f"{key}.memory", found.gpu.hbm_capacity_bytes),
         bytes_per_s(f"{key}.bandwidth", found.gpu.hbm_bytes_per_s),
         seconds(f"{key}.bound_s", found.step.bound_s, 4),

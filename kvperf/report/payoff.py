@@ -90,26 +90,36 @@ class Batches:
         )
 
 
-def said(name: str, batches: Batches, gain: Gain, far: Callable[[int], Analysis]) -> Line:
-    """The window in words. `far` is the changed step, which says why a change never stops paying."""
+def said(
+    name: str, batches: Batches, gain: Gain, far: Callable[[int], Analysis], room: Any = None, factor: int = 1
+) -> Line:
+    """The window in words. `far` is the changed step, which says why a change never stops paying; `room` the largest
+    batch that fits with the change, where each batch tried stands for `factor` times as many sequences."""
     found = window(gain)
     if found.first is None:
         return line("pays at no batch up to {}", count(f"{name}.last", batches.sequences(found.last)))
     begins = line(" (pays from {})", count(f"{name}.pays_from", batches.sequences(found.first)))
-    tail = begins if found.first > 1 else ()
+    tail = begins if found.first > 1 or name.endswith("int4") else ()
+    end = batches.sequences(found.last if found.stop is None else found.stop)
+    fits: Line = ()
+    if room is not None and room < end * factor:
+        fits = (
+            line("no batch fits; with room, ")
+            if not room
+            else line("until batch {} (memory); with room, ", count(f"{name}.max_batch", room))
+        )
     if found.stop is not None:
-        batch = count(f"{name}.stops_at", batches.sequences(found.stop))
+        batch = count(f"{name}.stops_at", end)
         new = batches.at(found.stop).workload
         tokens = 0
         for group in new.requests:
             tokens += group.count * group.new_tokens
-        if tokens == batches.sequences(found.stop):
-            return line("from a batch of {} on{}", batch, tail)
-        return line("from a batch of {} on, {} tokens a step{}", batch, count(f"{name}.stops_tokens", tokens), tail)
-    last = count(f"{name}.last", batches.sequences(found.last))
+        if tokens == end:
+            return line("{}below batch {}{}", fits, batch, tail)
+        return line("{}below batch {}, {} tokens a step{}", fits, batch, count(f"{name}.stops_tokens", tokens), tail)
     left = times(f"{name}.left", gain(found.last))
     why = _why(name, batches.at(found.last), far(found.last))
-    return line("never: {} at a batch of {}, {}{}", left, last, why, tail)
+    return line("{}still {} at {}, {}{}", fits, left, count(f"{name}.last", end), why, tail)
 
 
 def _why(name: str, now: Analysis, changed: Analysis) -> Line:

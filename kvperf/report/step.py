@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvperf.record import StageFigures, StepFigures
-from kvperf.report import pictures
+from kvperf.report import fitting, pictures
 from kvperf.report.document import Block, Line, Section, Table, Text, joined, line, row
 from kvperf.report.references import cite
 from kvperf.report.subject import BOUND_BY, Subject
@@ -36,7 +36,7 @@ def _stages(subject: Subject) -> Table:
             flop(f"{name}.flop", found.flops),
             moved(f"{name}.plan_bytes", found.hbm_bytes),
             moved(f"{name}.floor_bytes", found.compulsory_bytes),
-            intensity(f"{name}.intensity", found.flops_per_byte),
+            intensity(f"{name}.intensity", found.flops_per_byte) if found.matrix_flops else "–",
             word(f"{name}.bound_by", BOUND_BY[found.bound_by] if found.bound_s else "nothing"),
             seconds(f"{name}.bound_s", found.bound_s),
             share(f"{name}.share", found.share) if isinstance(found, StageFigures) else "",
@@ -48,6 +48,7 @@ def _stages(subject: Subject) -> Table:
         tuple(cells(found) for found in (*record.stages, record.step)),
         totals=1,
         notes=(
+            line("Intensity is the FLOP of matrix products over planned bytes; other work does not count."),
             line("Stages may overlap: the bound of the step is its busiest resource, not the sum of the stages."),
             line(
                 "Planned bytes cross the borders of kernels; the least bytes no implementation avoids. {}",
@@ -88,7 +89,7 @@ def _bottleneck(subject: Subject) -> Text:
         ),
     ]
     lines.append(
-        line("At the best rates measured on this GPU it takes {}.", seconds("step.achievable_s", step.achievable_s, 4))
+        line("At the best rates measured on this GPU: {}.", seconds("step.achievable_s", step.achievable_s, 4))
     )
     return Text(tuple(lines))
 
@@ -136,18 +137,18 @@ def _memory(subject: Subject) -> Table:
 
 def _capacity(subject: Subject) -> Text:
     kept, limit = subject.analysis.memory, subject.analysis.model.max_context_tokens
-    fits = None if kept.fits is None else "It fits" if kept.fits else "It does not fit"
     longest = kept.max_context_tokens
+    ways = fitting.lines(subject) if kept.fits is False else []
     lines = [
+        *ways,
         line(
-            "{}. The largest batch at this context is {}.",
-            word("memory.fits", fits),
+            "The largest batch at this context is {}.",
             count("memory.max_batch", kept.max_batch),
         ),
         line(
-            "The largest context at this batch is {}; the model takes {}.",
+            "The largest context at this batch is {}{}.",
             word("memory.max_context", "any") if longest is None else count("memory.max_context", longest),
-            count("memory.model_context", limit),
+            () if limit is None else line("; the model takes {}", count("memory.model_context", limit)),
         ),
         line(
             "A token of context adds {} for good{}.",

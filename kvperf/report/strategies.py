@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kvperf.kernel.account import KernelAccount
-from kvperf.report.document import Block, Table, Value, line, row
+from kvperf.kernel.catalogue import KERNELS
+from kvperf.report.document import Block, Line, Table, Value, line, row
 from kvperf.report.kernels import Kernels
 from kvperf.report.references import cite
 from kvperf.report.values import count, held, moved, seconds, times
@@ -43,6 +44,7 @@ def blocks(kernels: Kernels) -> list[Block]:
             ("idea", "without", "with", "figure", "before", "after"),
             tuple(rows),
             notes=(
+                *_named(),
                 line("Issue slots are an estimate from machine code; all other figures follow from shape and tiles."),
                 line(
                     "Query heads of a group share K and V: {}. Scores need no second pass: {}.",
@@ -52,6 +54,23 @@ def blocks(kernels: Kernels) -> list[Block]:
             ),
         )
     ]
+
+
+def _named() -> list[Line]:
+    """The catalogue's kernels by strategies that the table does not show."""
+    lines = []
+    for strategy in ("coalesced", "persistence"):
+        used = {
+            title: [name for name, kernel in KERNELS.items() if title in kernel.strategies]
+            for kernel in KERNELS.values()
+            for title in kernel.strategies
+            if title.startswith(strategy)
+        }
+        lines += [line("{}: {}.", title.capitalize(), ", ".join(names)) for title, names in used.items()]
+    warps = [name for name, kernel in KERNELS.items() if "producer warp" in kernel.title]
+    if warps:
+        lines.append(line("Warp specialisation, a warp that only orders copies: {}.", ", ".join(warps)))
+    return lines
 
 
 def _shared(name: str, found: KernelAccount) -> Value:

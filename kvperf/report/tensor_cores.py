@@ -134,6 +134,14 @@ def _padding(subject: Subject) -> Table | Text:
     part, paths = subject.attention, [path for path in subject.gpu.architecture.mma if path.rows]
     if part is None or not paths:
         return text(line("Padding of query rows: {}.", word("padding", None)))
+    (operand,) = part.work.matrix_by_operand
+    if not subject.gpu.peak(operand).is_matrix:
+        return text(
+            line(
+                "No tile is padded: products of {} run outside the matrix units here.",
+                word("padding.operand", operand),
+            )
+        )
     group, new = _group(subject), max(request.new_tokens for request in subject.workload.requests)
     rows = []
     for path in paths:

@@ -105,7 +105,7 @@ def _phases(subject: Subject) -> Table:
             "one pass, compulsory",
             "ratio",
             "scores' share",
-            "saved at the memory peak",
+            "bytes removed ÷ bandwidth",
             "intensity of one pass",
         ),
         tuple(rows),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from kvperf.arith import least
+from typing import Any
+
+from kvperf.arith import least, most
 from kvperf.errors import KvperfError
+from kvperf.hardware import gpu_names
+from kvperf.record import StepFigures
 from kvperf.report import changes, other_gpus
-from kvperf.report.document import Block, Section, Table, joined, line, row, text
+from kvperf.report.document import Block, Line, Section, Table, Text, joined, line, row, text
 from kvperf.report.references import cite
 from kvperf.report.subject import BOUND_BY, Subject
 from kvperf.report.values import bytes_per_s, count, held, over, seconds, share, times, word
@@ -13,6 +17,7 @@ from kvperf.workload import Requests
 
 CHUNK = 512  # prompt tokens, what engines often run beside decode
 PAGES = (16, 64, 256)
+FEW_ROWS = 64  # of a product: one tile of the widest matrix instruction
 
 
 def section(subject: Subject) -> Section:
@@ -26,14 +31,14 @@ def _launches(subject: Subject) -> Table:
     gpu, kernels = subject.gpu, subject.analysis.step.kernels
     eager = subject.at(fusion="eager").step
     stream, node = gpu.stream_launch_s, gpu.graph_launch_s
-    rate, now = gpu.hbm_bytes_per_s, subject.analysis.step
+    now = subject.analysis.step
     rows = [
         row(
             "fused kernels",
             line("{} kernels", count("launch.eager_kernels", eager.kernels)),
             line("{} kernels", count("launch.kernels", kernels)),
-            seconds("launch.fusion_saved_s", (eager.hbm_bytes - now.hbm_bytes) / rate),
-            line("where one kernel a step remains; the bytes saved are those between operations"),
+            seconds("launch.fusion_saved_s", _planned_s(subject, eager) - _planned_s(subject, now)),
+            line("where one kernel a step remains"),
         ),
         row(
             "CUDA graphs",
@@ -46,23 +51,59 @@ def _launches(subject: Subject) -> Table:
             ),
         ),
     ]
+    notes = [
+        line(
+            "Fusion saves the bytes between operations: the difference of the two plans, each as long as its bytes at "
+            "the memory peak or its products at the matrix peak. It is nothing where the matrix units bind both."
+        )
+    ]
     if gpu.vendor != "nvidia":
         rows = rows[:1]
+    else:
+        if stream is None or node is None:
+            rows = rows[:1]
+            notes.append(_elsewhere(subject))
+        else:
+            notes.append(line("A graph saves gaps between kernels, as measured on this GPU."))
+        notes.append(line("Graphs need fixed shapes: batches are padded to the nearest captured one."))
     return Table(
         "Launches",
         ("what", "without", "with", "saved", "stops paying"),
         tuple(rows),
-        notes=(
-            line("Fusion saves bytes at the memory peak; a graph saves gaps between kernels, as measured on this GPU."),
-            line("Graphs need fixed shapes: batches are padded to the nearest captured one."),
-            line("A layer needs the one before it: only products of one layer can share a launch."),
-        ),
+        notes=(*notes, line("A layer needs the one before it: only products of one layer can share a launch.")),
+    )
+
+
+def _planned_s(subject: Subject, step: StepFigures) -> Any:
+    """The planned bytes at the memory peak, or the products where they take longer."""
+    return most(step.hbm_bytes / subject.gpu.hbm_bytes_per_s, step.resources.tensor_s)
+
+
+def _elsewhere(subject: Subject) -> Line:
+    """What graphs save where launches were measured: not on this GPU."""
+    step, saved = subject.analysis.step, {}
+    for name in gpu_names():
+        gpu = other_gpus.shipped(name)
+        if gpu.stream_launch_s is not None and gpu.graph_launch_s is not None:
+            saved[name] = gpu.stream_launch_s - gpu.graph_launch_s
+    low, high = min(saved.values()), max(saved.values())
+    return line(
+        "CUDA graphs: no launch was measured on this GPU; on {} a graph saves {} to {} a kernel, of these kernels {} "
+        "to {} together. At the bound a kernel takes {} on average: where that is longer than a launch, launches hide.",
+        ", ".join(sorted(saved)),
+        seconds("launch.elsewhere.kernel_low_s", low),
+        seconds("launch.elsewhere.kernel_high_s", high),
+        seconds("launch.elsewhere.low_s", step.kernels * low),
+        seconds("launch.elsewhere.high_s", step.kernels * high),
+        seconds("launch.average_s", over(step.bound_s, step.kernels)),
     )
 
 
 def _products(subject: Subject) -> list[Block]:
     """How near to the memory peak products with one row were read on this GPU."""
     gpu, weights = subject.gpu, subject.analysis.step.weight_bytes
+    if subject.workload.tokens > FEW_ROWS:
+        return []
     measured = gpu.profile.measured
     read = [m for m in measured if m.what == "gemv_bandwidth" and m.on is None and m.value <= gpu.hbm_bytes_per_s]
     if not read:
@@ -124,18 +165,31 @@ def _chunk(subject: Subject) -> list[Block]:
     ]
 
 
-def _pages(subject: Subject) -> Table:
-    """What whole pages waste."""
-    rows = []
+def _pages(subject: Subject) -> Table | Text:
+    """What whole pages leave unused, as a share of the cache."""
+    if subject.attention is None:
+        return text(line("No layer caches tokens: there are no pages."))
+    rows, unused = [], False
     exact = subject.at(page_tokens=1).memory.kv_cache_bytes
     for tokens in PAGES:
         cached = subject.at(page_tokens=tokens).memory.kv_cache_bytes
         name = f"page_{tokens}"
+        unused = unused or cached > exact
         rows.append(
             row(
                 count(f"{name}.tokens", tokens),
                 held(f"{name}.cache", cached),
-                share(f"{name}.waste", (cached - exact) / exact if exact else None),
+                share(f"{name}.unused", over(cached - exact, cached)),
+            )
+        )
+    if not unused:
+        return text(
+            line(
+                "Pages of {} tokens divide what each sequence caches here: the KV cache takes {} with any of them, and "
+                "none of it is unused. {}",
+                joined([count(f"page_{tokens}.tokens", tokens) for tokens in PAGES]),
+                held("memory.kv", subject.analysis.memory.kv_cache_bytes),
+                cite("paging"),
             )
         )
     return Table(
@@ -144,7 +198,8 @@ def _pages(subject: Subject) -> Table:
         tuple(rows),
         notes=(
             line(
-                "Half a page of each sequence is unused on average: it matters for short contexts only. {}",
+                "Unused is a share of the cache of the batch. Half a page of each sequence is unused on average: "
+                "it matters for short contexts only. {}",
                 cite("paging"),
             ),
         ),

@@ -46,9 +46,13 @@ BANDWIDTH = (
     "gpu.h100-sxm.bandwidth",
     "gpu.h100-sxm.bound_s",
     "gpu.*.speed_up",
-    "gpu.h800-sxm.against",
 )
-NOT_BANDWIDTH = ("stage.rope.bound_s", "tuning.now.saved_s", "gpu.h100-sxm.speed_up")
+NOT_BANDWIDTH = (
+    "tuning.kv_int?.saved_if_converted_s",
+    "stage.rope.bound_s",
+    "tuning.now.saved_s",
+    "gpu.h100-sxm.speed_up",
+)
 
 # Half the SMs, and with them half of every peak: the step stays bound by memory.
 SMS = (
@@ -129,7 +133,6 @@ KV_HEADS = (
     "memory.max_*",
     "memory.needed",
     "memory.weights",
-    "page_*.cache",
     "padding.group",
     "padding.hbm_s",
     "padding.tensor_s",
@@ -159,6 +162,8 @@ KV_HEADS = (
     "tuning.*.stops_at",
     "tuning.kv.left",
     "tuning.kv.pays_from",
+    "tuning.kv_int?.pays_from",
+    "tuning.kv_int?.left",
     # Kernels that share a read of K and V; the others read them once for each query head.
     "kernel.*.compulsory",
     "kernel.*.hbm_s",
@@ -190,6 +195,7 @@ PER_QUERY_HEAD = tuple(
     for figure in ("requested", "l2_s", "splits", "design_s")
 )
 NOT_KV_HEADS = (
+    "tuning.kv_int?.saved_if_converted_s",
     *PER_QUERY_HEAD,
     *(f"stage.{name}.bound_s" for name in ("embedding", "attention_norm", "rope", "output_projection", "mlp_norm")),
     *(f"stage.{name}.bound_s" for name in ("mlp", "final_norm", "lm_head", "sampling")),

@@ -118,7 +118,7 @@ def test_a_ragged_batch_is_read_as_it_is() -> None:
 
 def test_other_gpus_that_are_as_fast() -> None:
     assert [against(bound, 1.0) for bound in (1 + 1e-12, 1.1, 0.9)] == ["as fast", "slower", "faster"]
-    assert _figure(document(), "gpu.h800-sxm.against") == "as fast"
+    assert "gpu.h800-sxm.against" not in document().figures
 
 
 def test_a_latency_of_another_gpu_is_no_time_of_this_one() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from kvperf.bench.record import Case, Record, Samples, Work, write
+from kvperf.bench.record import Case, Record, Samples, Work, read, write
 from kvperf.bench.statistics import summary
 from kvperf.cli import run
 from kvperf.kernel import target
@@ -131,10 +132,42 @@ def test_measurements_stand_beside_the_bound(capsys: pytest.CaptureFixture[str],
     assert "faster than the roof of its regime" in section
 
 
-def test_a_record_of_another_step_is_listed_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = _said(capsys, "--batch", "8", "--record", str(_record(tmp_path / "run.json")))
-    assert code == 0
-    assert "No stage of this step was measured: the record measured another step" in out
+@pytest.mark.parametrize("option", [("--batch", "8"), ("--model", "llama-3-70b"), ("--seq", "8192")])
+def test_a_record_of_another_step_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: tuple[str, str]
+) -> None:
+    edited = Record(**{**_fields(_record(tmp_path / "run.json")), "environment": ENVIRONMENT})
+    write(edited, tmp_path / "run.json")
+    code, out, err = _said(capsys, *option, "--record", str(tmp_path / "run.json"))
+    assert (code, out) == (2, "")
+    assert "the record is of another step" in err
+    assert "model=llama-3.1-8b batch=4 seq=4096" in err
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """A record whose attention case says its heads, so that no other model's report takes it."""
+    found = read(path)
+    cases = tuple(
+        replace(c, shape={**c.shape, "heads": 32}) if c.family == "attention" and c.shape else c for c in found.cases
+    )
+    return {name: getattr(found, name) for name in found.__struct_fields__} | {"cases": cases}
+
+
+def test_a_record_of_another_gpu_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = _record(tmp_path / "run.json")
+    write(replace(read(path), environment=replace(ENVIRONMENT, profile="l4")), path)
+    code, out, err = _said(capsys, "--record", str(path))
+    assert (code, out) == (2, "")
+    assert "the record is of l4" in err
+
+
+@pytest.mark.parametrize(("name", "begins"), [("r.html", "<!DOCTYPE html>"), ("r.md", "# llama"), ("r.txt", "llama")])
+def test_the_name_of_the_file_decides(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, begins: str
+) -> None:
+    code, out, err = _said(capsys, "--output", str(tmp_path / name))
+    assert (code, out, err) == (0, "", f"written: {tmp_path / name}\n")
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
 
 
 def test_an_emulated_record_is_no_measurement(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -144,11 +177,7 @@ def test_an_emulated_record_is_no_measurement(capsys: pytest.CaptureFixture[str]
     assert "Readings" not in out
 
 
-def test_a_figure_says_why_it_has_no_readings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    record = str(_record(tmp_path / "run.json"))
-    code, out, _ = _said(capsys, "--batch", "8", "--format", "html", "--record", record)
-    assert code == 0
-    assert "No reading is drawn: " in out
-    code, out, _ = _said(capsys, "--format", "html", "--record", record)
+def test_a_figure_draws_the_readings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = _said(capsys, "--format", "html", "--record", str(_record(tmp_path / "run.json")))
     assert code == 0
     assert "No reading is drawn: " not in out

@@ -12,7 +12,9 @@ from kvperf.report.references import REFERENCES
 FOLDER = Path(kvperf.report.__file__).parent
 CITATIONS = "references.py"
 # Names that have a digit in them.
-NAMES = re.compile(r"\b(fp8|fp16|bf16|fp32|[lL]2|l2_s|L1|hierarchy\.l2_over_memory|attention\.layer_over_l2)\b")
+NAMES = re.compile(
+    r"\b(fp8|int8|int4|h200|b200|fp16|bf16|fp32|[lL]2|l2_s|L1|hierarchy\.l2_over_memory|attention\.layer_over_l2)\b"
+)
 
 
 def _strings(path: Path) -> list[str]:

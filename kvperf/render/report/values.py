@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,17 @@ from kvperf.report.document import Cite, Line, Part, Table, Value
 from kvperf.units import binary, decimal, significant
 
 UNKNOWN = "unknown"
+THOUSANDS = re.compile(r"(?<![\d.,])\d{4,}(?![\d,])")
 SPACE = "\u00a0"  # a number and its unit stay together
 
 
 def shown(value: Value) -> str:
-    """The value in words."""
+    """The value in words, thousands apart."""
+    said = _shown(value)
+    return said if value.unit == "word" else THOUSANDS.sub(lambda digits: f"{int(digits[0]):,}", said)
+
+
+def _shown(value: Value) -> str:
     number: Any = value.number
     if number is None:
         return UNKNOWN
