@@ -13,6 +13,7 @@ from kvperf.layout import Layout, one_rank
 from kvperf.model.architecture import MODULES, Experts, GroupedQuery, Model
 from kvperf.model.parameters import parameters
 from kvperf.pipeline import StageWork, pipeline, total_work
+from kvperf.predict.step import PredictedStep, predict_step
 from kvperf.record import (
     Analysis,
     AttentionFacts,
@@ -36,26 +37,29 @@ def analyse(
     model: Model,
     workload: Workload,
     tp: int = 1,
+    stack: str = "none",
+    cuda_graphs: bool = True,
     memory_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Analysis:
-    """Bound every stage of one step. Raises KvperfError where `tp` does not divide the model."""
+    """Bound and predict every stage of one step. Raises KvperfError where `tp` does not divide the model."""
     layout = one_rank(model, workload, tp)
     stages = pipeline(layout, workload)
     kept = memory(model, layout, workload, stages, gpu.hbm_capacity_bytes, memory_fraction, reserve_bytes)
     busy = [resources(stage.work, gpu) for stage in stages]
-    step = _step(stages, busy, gpu, workload)
+    predicted = predict_step(stages, [b.longest_s for b in busy], workload, gpu, stack, cuda_graphs)
+    step = _step(stages, busy, gpu, workload, predicted)
     return Analysis(
         schema_version="kvperf.analysis/1",
         version=__version__,
         gpu=_gpu_facts(gpu, step_work := total_work(tuple(stage.work for stage in stages))),
         model=_model_facts(model, workload),
-        workload=_workload_facts(model, layout, workload),
-        stages=tuple(_stage(stage, b, gpu, step.serial_bound_s) for stage, b in zip(stages, busy, strict=True)),
+        workload=_workload_facts(model, layout, workload, stack, cuda_graphs),
+        stages=tuple(_stage(i, stage, busy[i], gpu, step, predicted) for i, stage in enumerate(stages)),
         step=step,
         memory=kept,
         attention=_attention_facts(layout, workload, step_work, step) if workload.scope == "attention" else None,
-        warnings=_warnings(gpu, model, workload, kept, tp),
+        warnings=(*_warnings(gpu, model, workload, kept), *predicted.warnings),
     )
 
 
@@ -82,12 +86,28 @@ def _figures(work: Work, busy: Resources, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _stage(stage: StageWork, busy: Resources, gpu: Gpu, serial_bound_s: float) -> StageFigures:
-    share = busy.longest_s / serial_bound_s if serial_bound_s else 0.0
-    return StageFigures(name=stage.name, layers=stage.layers, share=share, **_figures(stage.work, busy, gpu))
+def _stage(
+    index: int, stage: StageWork, busy: Resources, gpu: Gpu, step: StepFigures, predicted: PredictedStep
+) -> StageFigures:
+    figures = _figures(stage.work, busy, gpu)
+    own, whole = busy.longest_s, step.serial_bound_s
+    if predicted.stages:
+        found = predicted.stages[index]
+        own, whole = found.seconds, step.predicted_s
+        figures |= {
+            "predicted_s": found.seconds,
+            "predicted_low_s": found.low_s,
+            "predicted_high_s": found.high_s,
+            "calibration": found.calibration,
+            "launches": found.launches,
+            "covered_by": found.covered_by,
+        }
+    return StageFigures(name=stage.name, layers=stage.layers, share=own / whole if whole else 0.0, **figures)
 
 
-def _step(stages: tuple[StageWork, ...], busy: list[Resources], gpu: Gpu, workload: Workload) -> StepFigures:
+def _step(
+    stages: tuple[StageWork, ...], busy: list[Resources], gpu: Gpu, workload: Workload, predicted: PredictedStep
+) -> StepFigures:
     work = total_work(tuple(stage.work for stage in stages))
     together = resources(work, gpu)
     serial = 0.0
@@ -97,6 +117,16 @@ def _step(stages: tuple[StageWork, ...], busy: list[Resources], gpu: Gpu, worklo
     # A measured ceiling holds for the step where it holds for every stage of it.
     if any(achievable_s(stage.work, gpu) is None for stage in stages):
         figures["achievable_s"] = None
+    if predicted.stages:
+        figures |= {
+            "predicted_s": predicted.seconds,
+            "predicted_low_s": predicted.low_s,
+            "predicted_high_s": predicted.high_s,
+            "calibration": predicted.calibration,
+            "launches": predicted.launches,
+            "host_s": predicted.host_s,
+            "tokens_per_s_predicted": workload.tokens / predicted.seconds,
+        }
     return StepFigures(serial_bound_s=serial, tokens_per_s_bound=workload.tokens / together.longest_s, **figures)
 
 
@@ -152,7 +182,7 @@ def _model_facts(model: Model, workload: Workload) -> ModelFacts:
     )
 
 
-def _workload_facts(model: Model, layout: Layout, workload: Workload) -> WorkloadFacts:
+def _workload_facts(model: Model, layout: Layout, workload: Workload, stack: str, cuda_graphs: bool) -> WorkloadFacts:
     longest = max(workload.requests, key=lambda r: r.context_tokens)
     shards = [owned.shard for owned in layout.kinds]
     first = shards[0]
@@ -178,6 +208,9 @@ def _workload_facts(model: Model, layout: Layout, workload: Workload) -> Workloa
         sampling=workload.sampling,
         routing="uniform" if routed else None,
         tp=layout.tp,
+        ep=layout.ep,
+        stack=None if stack == "none" else stack,
+        cuda_graphs=cuda_graphs,
     )
 
 
@@ -211,7 +244,7 @@ def _attention_facts(layout: Layout, workload: Workload, work: Work, step: StepF
     )
 
 
-def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory, tp: int) -> tuple[str, ...]:
+def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory) -> tuple[str, ...]:
     found = []
     longest = max(r.context_tokens for r in workload.requests)
     if longest > model.max_context_tokens:
@@ -221,8 +254,6 @@ def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory, tp: int)
             f"this step does not fit: it needs {_gib(_needed(kept))} of the "
             f"{_gib(kept.capacity_bytes * kept.usable_fraction)} that {kept.usable_fraction:.0%} of {gpu.name} gives"
         )
-    if tp > 1 and workload.scope == "step":
-        found.append(f"the collectives of --tp {tp} are not in these figures: the bound is one rank's own work")
     return tuple(found)
 
 

@@ -41,15 +41,19 @@ def analyze(
     heads: int | None = None,
     kv_heads: int | None = None,
     head_dim: int | None = None,
+    stack: str = inputs.DEFAULT_STACK,
+    cuda_graphs: bool = True,
     memory_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Analysis:
-    """Bound one generation step, stage by stage.
+    """Bound and predict one generation step, stage by stage.
 
     gpu, model    names, aliases or files; without a model it is llama-3.1-8b
     batch         sequences (default 1);  seq: KV entries the last new token sees, itself included (default 4096)
     contexts      one context for each sequence of a ragged batch, instead of batch and seq
     heads         attention alone, without a model (with kv_heads and head_dim)
+    stack         whose kernels the prediction is of: sglang, vllm, trtllm, kvperf; none leaves it out
+    cuda_graphs   the stack replays its launches from a CUDA graph
 
     Returns the record `kvperf.analysis/1`, in SI base units. Raises KvperfError for bad input.
     """
@@ -76,13 +80,21 @@ def analyze(
     )
     from kvperf.analysis import analyse
 
+    inputs.check_stack(stack)
     if not 0 < memory_fraction <= 1:
         raise KvperfError(
             f"--memory-fraction {memory_fraction} is no share of a GPU", "give a number up to 1, like 0.9"
         )
     if reserve_bytes < 0:
         raise KvperfError(f"a reserve of {reserve_bytes} bytes is none", "give 0 or more")
-    return analyse(*prepared, tp=tp, memory_fraction=memory_fraction, reserve_bytes=reserve_bytes)
+    return analyse(
+        *prepared,
+        tp=tp,
+        stack=stack,
+        cuda_graphs=cuda_graphs,
+        memory_fraction=memory_fraction,
+        reserve_bytes=reserve_bytes,
+    )
 
 
 def prepare(

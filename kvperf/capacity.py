@@ -104,7 +104,7 @@ def resident_weight_bytes(model: Model, layout: Layout, workload: Workload, stag
     for owned in layout.kinds:
         ffn = owned.shard.ffn
         if isinstance(ffn, Experts):
-            untouched = ffn.experts - expected_experts(ffn, workload.tokens)
+            untouched = (ffn.experts - expected_experts(ffn, workload.tokens)) / owned.shard.expert_ranks
             resident = resident + owned.layers * untouched * expert_bytes(owned.shard)
     ends = layout.ends
     base = ends.formats.base.element_bytes

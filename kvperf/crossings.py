@@ -52,7 +52,7 @@ def sweep(over: Axis, **step: Any) -> Sweep:
 
 def filling(over: Axis, **step: Any) -> Sweep:
     """The step at powers of two up to the first that does not fit into memory, and at the largest that does."""
-    at = _varied(over, step)
+    at = _varied(over, step | {"stack": "none"})  # what memory holds needs no prediction
     first = at(_first_size(over, step))
     kept, limit = first.memory, first.model.max_context_tokens
     largest = kept.max_batch if over == "batch" else kept.max_context_tokens

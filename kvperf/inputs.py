@@ -15,6 +15,8 @@ from kvperf.workload import Fusion, Phase, Requests, Sampling, Workload
 DEFAULT_GPU = "h100"
 DEFAULT_MODEL = "llama-3.1-8b"
 DEFAULT_SEQ = 4096
+DEFAULT_STACK = "vllm"
+STACKS = ("sglang", "vllm", "trtllm", "kvperf", "none")
 LARGEST = 10**12  # keeps every product of sizes far inside float64
 
 
@@ -83,6 +85,12 @@ def step_workload(
         logits="all" if phase == "verify" else "last",
         scope=scope,
     )
+
+
+def check_stack(stack: str) -> None:
+    """Refuse a serving stack that nobody knows. Raises KvperfError."""
+    if stack not in STACKS:
+        raise unknown_name("stack", stack, STACKS)
 
 
 def attention_model(heads: int, kv_heads: int | None, head_dim: int) -> Model:

@@ -3,7 +3,8 @@
 One GPU is the trivial layout. More GPUs divide the shapes here, before any formula is evaluated;
 finished work is never divided by the number of GPUs. Tensor parallelism follows Megatron-LM: QKV and
 gate/up by columns, output and down by rows, the vocabulary by rows, attention by heads; KV heads are
-replicated once there are more ranks than KV heads, and MLA latents always.
+replicated once there are more ranks than KV heads, and MLA latents always. Expert parallelism gives each group of ranks
+whole experts instead of slices of all.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Shard(msgspec.Struct, frozen=True):
 
     activation  dtype of activations at kernel boundaries;  quantised_input: dtype the inputs of
     quantised matrices are converted to (None: they are not);  kv: dtype of the cache
+    expert_ranks  groups of ranks that share out the routed experts; those of a group slice each expert
     """
 
     hidden_size: int
@@ -75,6 +77,7 @@ class Shard(msgspec.Struct, frozen=True):
     hyper_streams: int = 0
     final_norm: bool = True
     ranks: int = 1
+    expert_ranks: int = 1
 
     def input_format(self, module: str) -> DType:
         """The dtype in which a matrix of `module` receives its input."""
@@ -100,15 +103,20 @@ class Layout(msgspec.Struct, frozen=True):
     ends: Shard
     first: Shard
     tp: int = 1
+    ep: int = 1
 
 
-def one_rank(model: Model, workload: Workload, tp: int = 1) -> Layout:
-    """The busiest rank's part of `model`. Raises KvperfError where `tp` does not divide it."""
+def one_rank(model: Model, workload: Workload, tp: int = 1, ep: int = 1) -> Layout:
+    """The busiest rank's part of `model`, of `tp` ranks whose experts are shared out over `ep` groups.
+
+    Raises KvperfError where these do not divide the model.
+    """
     if tp < 1:
         raise KvperfError(f"--tp {tp} is not a number of GPUs", "give 1 or more")
+    _check_expert_ranks(model, tp, ep)
     base, activation, quantised_input, kv = _step_dtypes(model.checkpoint, workload)
     parts = {name: _split_mixer(mixer, tp) for name, mixer in model.mixers.items()}
-    ffns = {name: _split_ffn(ffn, tp) for name, ffn in model.ffns.items()}
+    ffns = {name: _split_ffn(ffn, tp, ep) for name, ffn in model.ffns.items()}
 
     streams = max((m.hyper_streams for m in model.mixers.values() if isinstance(m, Compressed)), default=0)
 
@@ -130,6 +138,7 @@ def one_rank(model: Model, workload: Workload, tp: int = 1) -> Layout:
             hyper_streams=streams,
             final_norm=model.final_norm,
             ranks=tp,
+            expert_ranks=ep,
         )
 
     counted: dict[tuple, int] = {}
@@ -143,7 +152,7 @@ def one_rank(model: Model, workload: Workload, tp: int = 1) -> Layout:
     )
     kept_ends = _kept_in(None, model.checkpoint, workload)
     ends = shard(NoMixer(), NoFfn(), 0, False, _formats(base, kept_ends, model.checkpoint, workload))
-    return Layout(kinds=owned, ends=ends, first=owned[0].shard, tp=tp)
+    return Layout(kinds=owned, ends=ends, first=owned[0].shard, tp=tp, ep=ep)
 
 
 def _step_dtypes(checkpoint: Checkpoint, workload: Workload) -> tuple[DType, DType, DType | None, DType]:
@@ -218,15 +227,26 @@ def _split_mixer(mixer: Mixer, tp: int) -> Mixer:
     return replace(mixer, heads=heads, groups=groups)
 
 
-def _split_ffn(ffn: Ffn, tp: int) -> Ffn:
-    """One rank's columns of an FFN; each expert is split, every rank holds a slice of all experts."""
+def _check_expert_ranks(model: Model, tp: int, ep: int) -> None:
+    if ep < 1 or tp % ep:
+        raise KvperfError(f"--ep {ep} does not divide the {tp} ranks", f"use a divisor of {tp}")
+    experts = [ffn.experts for ffn in model.ffns.values() if isinstance(ffn, Experts)]
+    if ep > 1 and not experts:
+        raise KvperfError(f"--ep {ep}, but {model.name} has no experts", "leave --ep out")
+    for count in experts:
+        if count % ep:
+            raise KvperfError(f"--ep {ep} does not divide the {count} experts", f"use a divisor of {count}")
+
+
+def _split_ffn(ffn: Ffn, tp: int, ep: int = 1) -> Ffn:
+    """One rank's columns of an FFN; of an expert, those that the ranks of its group slice it into."""
     if tp == 1 or isinstance(ffn, NoFfn):
         return ffn
     replace = msgspec.structs.replace
-    intermediate = _divide(ffn.intermediate, tp, "columns of the FFN")
     if isinstance(ffn, Dense):
-        return replace(ffn, intermediate=intermediate)
+        return replace(ffn, intermediate=_divide(ffn.intermediate, tp, "columns of the FFN"))
     assert isinstance(ffn, Experts)
+    intermediate = _divide(ffn.intermediate, tp // ep, "columns of the FFN")
     shared = _divide(ffn.shared_intermediate, tp, "columns of the shared experts")
     dense = _split_ffn(ffn.dense, tp) if ffn.dense else None
     return replace(ffn, intermediate=intermediate, shared_intermediate=shared, dense=dense)

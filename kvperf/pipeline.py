@@ -20,6 +20,7 @@ from kvperf.model.architecture import (
 )
 from kvperf.stages import attention as attend
 from kvperf.stages import (
+    collective,
     compressed,
     embedding,
     indexer,
@@ -111,8 +112,10 @@ ORDER = (
     "moe_experts",
     "shared_experts",
     "moe_combine",
+    "all_reduce",
     "final_norm",
     "lm_head",
+    "all_gather",
     "sampling",
 )
 
@@ -123,6 +126,8 @@ def _planned(layout: Layout, workload: Workload) -> Iterator[tuple[str, StageFun
         return
     ends = layout.ends
     yield "embedding", embedding.embedding, ends, 1
+    if ends.ranks > 1:
+        yield "all_reduce", collective.all_reduce, ends, 1
     if ends.learned_positions:
         yield "position", embedding.position, ends, 1
     for owned in layout.kinds:
@@ -138,6 +143,8 @@ def _planned(layout: Layout, workload: Workload) -> Iterator[tuple[str, StageFun
     if ends.final_norm:
         yield "final_norm", norm.final_norm, ends, 1
     yield "lm_head", lm_head.lm_head, ends, 1
+    if ends.ranks > 1:
+        yield "all_gather", collective.all_gather, ends, 1
     yield "sampling", sample.sampling, ends, 1
 
 
@@ -146,10 +153,12 @@ def _layer(shard: Shard) -> list[Planned]:
     stages: list[Planned] = []
     if norm.mixer_norms(shard):
         stages.append(("attention_norm", norm.attention_norm))
-    stages += _mixer(shard)
+    sums = [("all_reduce", collective.all_reduce)] if shard.ranks > 1 else []
+    mixer, ffn = _mixer(shard), _ffn(shard)
+    stages += mixer + (sums if mixer else [])
     if norm.ffn_norms(shard):
         stages.append(("mlp_norm", norm.mlp_norm))
-    return stages + _ffn(shard)
+    return stages + ffn + (sums if ffn else [])
 
 
 def _mixer(shard: Shard) -> list[Planned]:

@@ -103,7 +103,12 @@ class WorkloadFacts(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage and a step have in common: totals over their layers, on the busiest GPU."""
+    """What a stage and a step have in common: totals over their layers, on the busiest GPU.
+
+    predicted_s  what the stack's kernels are predicted to take;  low, high: the ends of its 80 % interval
+    calibration  whose fitted constants made it, `borrowed` where they are another GPU's or stack's
+    launches     operations that the stack launches
+    """
 
     kernels: Number
     flops: Number
@@ -130,19 +135,27 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageFigures(Figures, frozen=True, kw_only=True):
-    """One stage of the step. `share` is of predicted_s where there is one, else of bound_s."""
+    """One stage of the step. `share` is of predicted_s where there is one, else of bound_s.
+
+    covered_by  the stage whose kernel, as it was measured, does this one's work: this one's prediction is 0
+    """
 
     name: str
     layers: int
     share: Number
+    covered_by: str | None = None
 
 
 class StepFigures(Figures, frozen=True, kw_only=True):
-    """The whole step. Stages may overlap in bound_s; serial_bound_s is the sum of their bounds."""
+    """The whole step. Stages may overlap in bound_s; serial_bound_s is the sum of their bounds.
+
+    host_s  what the step takes beside its kernels: scheduling, or without CUDA graphs the launches; part of predicted_s
+    """
 
     serial_bound_s: Number
     tokens_per_s_bound: Number
     tokens_per_s_predicted: Number | None = None
+    host_s: Number | None = None
 
 
 class AttentionFacts(msgspec.Struct, frozen=True):

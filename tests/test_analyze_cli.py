@@ -76,6 +76,7 @@ def test_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
                 "calibration",
                 "launches",
                 "share",
+                "covered_by",
             ]
         ),
     }
@@ -83,7 +84,8 @@ def test_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(record["stages"][0]["resources"]) == {"tensor_s", "hbm_s", "link_s"}
     ceilings = {"cuda_core_s", "sfu_s", "conversion_s", "l2_s", "launch_s"}
     assert set(record["stages"][0]["ceilings"]) == ceilings
-    step = (stage - {"name", "layers", "share"}) | {"serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted"}
+    step = stage - {"name", "layers", "share", "covered_by"}
+    step |= {"serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted", "host_s"}
     assert set(record["step"]) == step
     workload = {"phase", "batch", "context_tokens", "new_tokens", "requests"}
     workload |= {"weight_dtype", "activation_dtype", "kv_dtype"}
@@ -113,14 +115,34 @@ def test_csv_has_a_row_a_stage_in_base_units(capsys: pytest.CaptureFixture[str])
         assert float(row["bound_s"]) == stage.bound_s
         assert float(row["hbm_s"]) == stage.resources.hbm_s
         assert float(row["kv_read_bytes"]) == stage.kv_read_bytes
-    assert rows[0]["predicted_s"] == ""  # unknown is empty, never 0
+        assert float(row["predicted_low_s"]) == stage.predicted_low_s
+        assert (row["stack"], row["cuda_graphs"]) == ("vllm", "True")
+    assert rows[-1]["host_s"] == str(record.step.host_s)
+    assert [row["stage"] for row in rows if row["covered_by"]] == ["kv_update"]
+
+
+def test_without_a_prediction_its_cells_are_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown is empty, never 0."""
+    for options in (("--stack", "none"), ("--gpu", "mi300x"), ("--fusion", "eager")):
+        _, out, _ = ran(capsys, *options, "--format", "csv")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        absent = {"predicted_s", "predicted_low_s", "predicted_high_s", "calibration", "launches", "host_s"}
+        assert {row[name] for row in rows for name in absent} == {""}
 
 
 def test_markdown_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = ran(capsys, "--format", "md")
-    lines = [line for line in out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(kvperf.analyze().stages) + 1
-    assert len({line.count("|") for line in lines}) == 1
+    for options in ((), ("--stack", "none")):
+        _, out, _ = ran(capsys, *options, "--format", "md")
+        lines = [line for line in out.splitlines() if line.startswith("|")]
+        stages = [line.split("|")[1].strip() for line in lines[2:] if not line.startswith("| host ")]
+        assert stages == [*(stage.name for stage in kvperf.analyze().stages), "step"]
+        assert len({line.count("|") for line in lines}) == 1
+        assert {"kernels", "floor MB", "plan FLOP/B", "bound µs"} <= columns(lines[0])  # nothing is left out
+        assert ("predicted µs" in columns(lines[0])) is (not options)
+
+
+def columns(line: str) -> set[str]:
+    return {cell.strip() for cell in line.split("|")}
 
 
 def test_same_input_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,12 +174,76 @@ def test_tables_fit_a_terminal_of_80_columns(model: str) -> None:
                 assert max(len(line) for line in table.plain(drawn).splitlines()) <= 92
 
 
+@pytest.mark.parametrize("model", ALL_STAGES)
+def test_a_table_with_a_prediction_fits_80_columns_in_a_pipe(model: str) -> None:
+    steps: list[dict[str, Any]] = [{"batch": 1}, {"batch": 1024}, {"tp": 8, "batch": 64}]
+    for options in (*steps, {"phase": "prefill", "seq": 16384}):
+        for stack in ("sglang", "trtllm"):
+            try:
+                record = kvperf.analyze(model=model, stack=stack, cuda_graphs=False, **options)
+            except kvperf.KvperfError:  # a degree that does not divide the model
+                continue
+            drawn = stage_table(record)
+            assert "predicted" in "".join(drawn.headers)
+            assert max(len(line) for line in table.plain(drawn).splitlines()) <= 80
+
+
+def test_the_table_says_what_is_predicted_and_by_whose_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys)
+    record = kvperf.analyze()
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert rows["kv_update"][-2:] == ["in", "attention"]
+    for stage in record.stages:
+        if stage.predicted_s and not stage.covered_by:
+            assert float(rows[stage.name][-2]) == pytest.approx(stage.predicted_s * 1e6, rel=0.01)
+            assert rows[stage.name][-1] == f"{100 * stage.share:.1f}"
+    assert float(rows["step"][-1]) == pytest.approx((record.step.predicted_s or 0) * 1e6, rel=0.01)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is printed, each paragraph in one line."""
+    return ran(capsys, *arguments)[1].replace("\n  ", " ")
+
+
+def test_the_summary_says_on_what_a_prediction_rests(capsys: pytest.CaptureFixture[str]) -> None:
+    own = said(capsys)
+    step = kvperf.analyze().step
+    assert step.predicted_s is not None
+    ends = f"{(step.predicted_low_s or 0) * 1e3:.3f} ms to {(step.predicted_high_s or 0) * 1e3:.3f} ms"
+    assert f"predicted {step.predicted_s * 1e3:.3f} ms (80 % interval {ends})" in own
+    assert f"{step.predicted_s / step.bound_s:.2f} × the bound" in own
+    assert f"{step.tokens_per_s_predicted:.1f} tokens/s over the batch" in own
+    assert f"as vllm runs it, with CUDA graphs, from a cold L2, {step.launches} launches" in own
+    assert "constants of the prediction: h100-sxm/vllm; small kernels from publications" in own
+    borrowed = said(capsys, "--gpu", "h100-nvl", "--stack", "sglang", "--no-cuda-graphs")
+    label = kvperf.analyze(gpu="h100-nvl", stack="sglang").step.calibration
+    assert label is not None and label.endswith(", borrowed")
+    assert "as sglang runs it, without CUDA graphs" in borrowed
+    assert f"BORROWED from {label.removesuffix(', borrowed')}, as h100-nvl/sglang has none" in borrowed
+
+
+def test_time_beside_the_kernels_has_a_row_of_its_own() -> None:
+    record = kvperf.analyze(model="qwen3-0.6b", cuda_graphs=False)
+    assert record.step.host_s and record.step.predicted_s
+    rows = stage_table(record).rows
+    assert (rows[-2][0], rows[-1][0]) == ("host", "step")
+    assert rows[-2][-1] == f"{100 * record.step.host_s / record.step.predicted_s:.1f}"
+
+
+def test_without_a_stack_the_view_is_that_of_the_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (("--stack", "none"), ("--fusion", "eager"), ("--gpu", "mi300x")):
+        out = said(capsys, *options)
+        assert "predicted" not in out
+        assert {"kernels", "FLOP/B", "floor", "share"} <= set(out.partition("embedding")[0].split())
+
+
 def test_units_stand_in_the_header_and_the_defaults_above_it(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ran(capsys)
     head = out.splitlines()
     assert head[0] == "h100-sxm · llama-3.1-8b · decode · batch 1 · context 4096"
     assert "bf16 weights" in head[1]
-    assert {"MFLOP", "MB", "FLOP/B", "µs", "%"} <= set(" ".join(head[3:5]).split())
+    assert head[1].endswith("; vllm")
+    assert {"MFLOP", "MB", "predicted", "µs", "%"} <= set(" ".join(head[3:5]).split())
 
 
 def test_what_does_not_fit_still_prints_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +273,7 @@ MISTAKES = [
     (["--seq", "4k"], "'4k' is not a number of tokens", "4Ki"),
     (["--tp", "3"], "--tp 3 does not divide the 32 query heads", "divides 32"),
     (["--tp", "0"], "--tp 0", "1 or more"),
+    (["--stack", "vlm"], "invalid value for '--stack'", "--help"),
     (["--phase", "verify"], "--phase verify needs --new-tokens", "speculated"),
     (["--phase", "verify", "--new-tokens", "5000"], "5000 new tokens don't fit", "--seq"),
     (["--phase", "mixed"], "--phase mixed needs --chunk-tokens", "prompt"),

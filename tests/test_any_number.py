@@ -38,6 +38,10 @@ class Unasked:
     def __neg__(self) -> Unasked:
         return Unasked(-self.value)
 
+    def __int__(self) -> int:
+        """What a rule that searches is looked up by."""
+        return int(self.value)
+
     __hash__ = None  # type: ignore[assignment]
 
 
@@ -60,6 +64,9 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod"):
     setattr(Unasked, f"__r{_name}__", _reflected(_name))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Unasked, f"__{_name}__", _binary(_name))
+for _name in ("and", "or"):
+    setattr(Unasked, f"__{_name}__", _binary(f"{_name}_"))
+    setattr(Unasked, f"__r{_name}__", _reflected(f"{_name}_"))
 
 
 def test_the_number_type_itself_raises() -> None:

@@ -37,7 +37,10 @@ def test_a_console_block_shows_what_the_command_prints(block: str) -> None:
 
 @pytest.mark.parametrize("command", [line for line in SHELL if line.startswith("kvperf") and "mine" not in line])
 def test_a_command_of_the_readme_runs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    words = shlex.split(command, comments=True)
+    if words[1] in ("validate", "calibrate"):
+        pytest.importorskip("aiconfigurator_core")
+    assert run(words[1:]) == 0, capsys.readouterr().err
 
 
 def test_a_model_and_a_profile_of_ones_own(

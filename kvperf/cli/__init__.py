@@ -25,6 +25,8 @@ COMMANDS = {
     "plot": ("kvperf.cli.plot", "Draw rooflines, sweeps, ladders, gaps and memory."),
     "report": ("kvperf.cli.report", "One document on a GPU, a model and a workload."),
     "kernel": ("kvperf.cli.kernel", "List, show, compare and verify the attention kernels."),
+    "validate": ("kvperf.cli.validate", "Replay measured data against the model."),
+    "calibrate": ("kvperf.cli.calibrate", "Fit the model's constants to measurements."),
     "bench": ("kvperf.cli.bench", "Measure kernels and ceilings on a GPU; show and compare records."),
     "doctor": ("kvperf.cli.doctor", "What is installed for compiling, verifying and measuring kernels."),
 }

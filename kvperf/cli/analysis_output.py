@@ -49,24 +49,26 @@ def explanation(prepared: tuple[Gpu, Model, Workload], stage: str, tp: int, form
     out.write(explanation_text(found), output)
 
 
-def _tables(record: Analysis, view: Any, ceilings: bool) -> list[Any]:
-    tables = [view.stage_table(record)]
+def _tables(record: Analysis, view: Any, ceilings: bool, wide: bool = False) -> list[Any]:
+    tables = [view.stage_table(record, wide)]
     return [*tables, view.ceiling_table(record)] if ceilings else tables
 
 
 def _markdown(record: Analysis, view: Any, ceilings: bool) -> str:
+    from kvperf.render.analysis_lines import summary
     from kvperf.render.table import markdown
 
-    tables = "\n".join(markdown(table) for table in _tables(record, view, ceilings))
-    notes = "".join(f"- {line}\n" for line in view.summary(record))
+    tables = "\n".join(markdown(table) for table in _tables(record, view, ceilings, wide=True))
+    notes = "".join(f"- {line}\n" for line in summary(record))
     return f"**{view.headline(record)}**\n\n{view.precision(record)}\n\n{tables}\n{notes}"
 
 
 def _text(record: Analysis, view: Any, ceilings: bool, output: Path | None) -> None:
     from kvperf.render import table
+    from kvperf.render.analysis_lines import summary
 
     head = view.folded([view.headline(record), view.precision(record)]) + "\n"
-    foot = view.folded(view.summary(record))
+    foot = view.folded(summary(record))
     if output is None and table.is_terminal():
         from rich.console import Console
 

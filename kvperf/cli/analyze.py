@@ -1,4 +1,4 @@
-"""`kvperf analyze`: bound one generation step, stage by stage."""
+"""`kvperf analyze`: bound and predict one generation step, stage by stage."""
 
 from typing import Annotated
 
@@ -19,6 +19,7 @@ EXAMPLES = """\b
 Examples:
   kvperf analyze --gpu h100 --seq 4096
   kvperf analyze --gpu h200 --model llama-3.1-70b --batch 16 --kv-dtype fp8
+  kvperf analyze --gpu b200 --model deepseek-v3 --batch 64 --tp 8 --stack sglang
   kvperf analyze --gpu l40s --model qwen3-8b --phase prefill --seq 8192
   kvperf analyze --gpu h100 --contexts 1024,4096,131072
   kvperf analyze --gpu h100 --explain attention
@@ -38,9 +39,10 @@ def analyze(
     format: Format = "table",
     output: Output = None,
 ) -> None:
-    """Bound one generation step on a GPU, stage by stage.
+    """Bound and predict one generation step on a GPU, stage by stage.
 
-    Prints a floor no kernels can beat at this precision, what binds each stage, and what fits.
+    Prints a floor no kernels can beat at this precision, what binds each stage, what a serving stack is predicted
+    to take, and what fits.
     Exit code 1: the step does not fit into the GPU's memory.
     """
     from kvperf import api

@@ -10,7 +10,11 @@ import typer
 
 
 class StepAsked(NamedTuple):
-    """What the user said: `step` are the keywords of `api.prepare` but GPU and model, `kept` those of its memory."""
+    """What the user said.
+
+    step  the keywords of `api.prepare` but GPU and model
+    kept  those of the analysis alone: the stack that is predicted, the memory that is used
+    """
 
     gpu: str
     model: str | None
@@ -105,6 +109,14 @@ def asked(
     heads: Annotated[int | None, option("--heads", "Attention alone: query heads, instead of a model.")] = None,
     kv_heads: Annotated[int | None, option("--kv-heads", "KV heads of attention alone. [default: --heads]")] = None,
     head_dim: Annotated[int | None, option("--head-dim", "Head size of attention alone. [default: 128]")] = None,
+    stack: Annotated[
+        Literal["sglang", "vllm", "trtllm", "kvperf", "none"],
+        option("--stack", "Serving stack whose kernels are predicted; none: the bound alone. [default: vllm]"),
+    ] = "vllm",
+    cuda_graphs: Annotated[
+        bool,
+        option("--cuda-graphs/--no-cuda-graphs", "Whether the stack replays a graph of its launches. [default: yes]"),
+    ] = True,
     memory_fraction: Annotated[
         float, option("--memory-fraction", "Share of the GPU's memory that is used. [default: 0.9]")
     ] = 0.9,
@@ -136,7 +148,13 @@ def asked(
         from kvperf.inputs import read_contexts
 
         step["contexts"] = read_contexts(contexts)
-    return StepAsked(gpu, model, step, tp, {"memory_fraction": memory_fraction, "reserve_bytes": reserve})
+    kept = {
+        "stack": stack,
+        "cuda_graphs": cuda_graphs,
+        "memory_fraction": memory_fraction,
+        "reserve_bytes": reserve,
+    }
+    return StepAsked(gpu, model, step, tp, kept)
 
 
 def takes_step(command: Callable[..., None]) -> Callable[..., None]:

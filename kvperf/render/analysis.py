@@ -1,4 +1,4 @@
-"""Views of one analysis: text for a terminal or a pipe, Markdown, CSV. Nothing is computed here but units."""
+"""Views of one analysis: its head, its tables, its rows. Nothing is computed here but units and shares."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from kvperf.record import Analysis, GpuFacts, StageFigures, StepFigures, UsedPeak
+from kvperf.record import Analysis, Figures, StageFigures, StepFigures
 from kvperf.render.table import Table
-from kvperf.units import binary, decimal, prefix_for, significant
+from kvperf.units import prefix_for, significant
 
 # What `tokens_per_s_bound` counts: every new token of the step.
 COUNTED = {
@@ -52,52 +52,66 @@ def _span(word: str, numbers: list[int]) -> str:
 
 
 def precision(record: Analysis) -> str:
-    """The formats of the step, and its serving plan."""
+    """The formats of the step, its serving plan, and the stack that is predicted."""
     work = record.workload
     kept = {m: d for m, d in work.module_dtypes.items() if d != work.weight_dtype}
     weights = f"{work.weight_dtype} weights"
+    stack = "" if record.step.predicted_s is None else f"; {work.stack}{'' if work.cuda_graphs else ', no CUDA graphs'}"
     if record.model.name is None:
-        return f"{work.activation_dtype} activations, {work.kv_dtype} KV"
+        return f"{work.activation_dtype} activations, {work.kv_dtype} KV{stack}"
     present = {stage.name for stage in record.stages}
     shown = [f"{m.replace('_', ' ')} {d}" for m, d in kept.items() if _module_present(m, present)]
     if shown:
         weights += f" ({', '.join(shown)})"
     plan = f"{work.fusion} fusion, page {work.page_tokens}, {work.sampling}"
-    return f"{weights}, {work.activation_dtype} activations, {work.kv_dtype} KV; {plan}"
+    return f"{weights}, {work.activation_dtype} activations, {work.kv_dtype} KV; {plan}{stack}"
 
 
-def stage_table(record: Analysis) -> Table:
-    """The bound, stage by stage; one prefix a column."""
-    rows = (*record.stages, record.step)
+def stage_table(record: Analysis, wide: bool = False) -> Table:
+    """The bound and the prediction, stage by stage; one prefix a column.
+
+    wide  with all columns; else a prediction takes the place of two, so that the table fits 80 columns
+    """
+    step, rows = record.step, (*record.stages, record.step)
+    predicted = step.predicted_s is not None
     prefix = _fine_prefix if len(record.stages) > 1 else prefix_for
-    flop, size, time = prefix(record.step.flops), prefix(record.step.hbm_bytes), prefix(record.step.serial_bound_s)
-    headers = (
-        "stage",
-        "kernels",
-        f"{flop[0]}FLOP",
-        f"plan\n{size[0]}B",
-        f"floor\n{size[0]}B",
-        "plan\nFLOP/B",
-        "bound\nby",
-        f"bound\n{time[0]}s",
-        "share\n%",
+    flop, size = prefix(step.flops), prefix(step.hbm_bytes)
+    time = prefix(step.serial_bound_s if step.predicted_s is None else step.predicted_s)
+    columns = (
+        ("stage", True, _name),
+        ("kernels" if wide or not predicted else "ker-\nnels", True, lambda row: cell(row.kernels, 1)),
+        (f"{flop[0]}FLOP", True, lambda row: cell(row.flops, flop[1])),
+        (f"plan\n{size[0]}B", True, lambda row: cell(row.hbm_bytes, size[1])),
+        (f"floor\n{size[0]}B", wide or not predicted, lambda row: cell(row.compulsory_bytes, size[1])),
+        ("plan\nFLOP/B", wide or not predicted, lambda row: cell(row.flops_per_byte, 1)),
+        ("bound\nby", True, lambda row: row.bound_by if row.bound_s else "–"),
+        (f"bound\n{time[0]}s", True, lambda row: cell(row.bound_s, time[1])),
+        (f"predicted\n{time[0]}s", predicted, lambda row: _predicted(row, time[1])),
+        ("share\n%", True, _share),
     )
+    shown = [(header, text) for header, present, text in columns if present]
+    cells = [tuple(text(row) for _, text in shown) for row in rows]
+    if step.host_s and step.predicted_s:
+        host = cell(step.host_s, time[1]), f"{100 * step.host_s / step.predicted_s:.1f}"
+        cells.insert(-1, ("host", *[""] * (len(shown) - 3), *host))
+    return Table(tuple(header for header, _ in shown), tuple(cells), totals=1)
 
-    def cells(row: StageFigures | StepFigures) -> tuple[str, ...]:
-        stage = isinstance(row, StageFigures)
-        return (
-            row.name if stage else "step",
-            cell(row.kernels, 1),
-            cell(row.flops, flop[1]),
-            cell(row.hbm_bytes, size[1]),
-            cell(row.compulsory_bytes, size[1]),
-            cell(row.flops_per_byte, 1),
-            row.bound_by if row.bound_s else "–",
-            cell(row.bound_s, time[1]),
-            f"{100 * row.share:.1f}" if stage else "",
-        )
 
-    return Table(headers, tuple(cells(row) for row in rows), totals=1)
+def _name(row: StageFigures | StepFigures) -> str:
+    return row.name if isinstance(row, StageFigures) else "step"
+
+
+def _predicted(row: StageFigures | StepFigures, scale: float) -> str:
+    """The predicted time, or whose kernel does the stage's work."""
+    if isinstance(row, StageFigures) and row.covered_by:
+        return f"in {row.covered_by.replace('_projection', '_proj')}"
+    return cell(row.predicted_s, scale)
+
+
+def _share(row: StageFigures | StepFigures) -> str:
+    if not isinstance(row, StageFigures):
+        return ""
+    return "" if row.covered_by else f"{100 * row.share:.1f}"
 
 
 def ceiling_table(record: Analysis) -> Table:
@@ -111,39 +125,9 @@ def ceiling_table(record: Analysis) -> Table:
         c = row.ceilings
         use = "" if row.mma_utilisation is None else f"{100 * row.mma_utilisation:.1f}"
         times = (c.cuda_core_s, c.sfu_s, c.conversion_s, c.l2_s, c.launch_s, row.achievable_s)
-        name = row.name if isinstance(row, StageFigures) else "step"
-        return (name, use, *(cell(t, time[1]) for t in times))
+        return (_name(row), use, *(cell(t, time[1]) for t in times))
 
     return Table(headers, tuple(cells(row) for row in (*record.stages, record.step)), totals=1)
-
-
-def summary(record: Analysis) -> list[str]:
-    """The lines below the table."""
-    step, gpu = record.step, record.gpu
-    rate = f"; at most {significant(step.tokens_per_s_bound, 4)} {COUNTED[record.workload.phase]}/s over the batch"
-    lines = [
-        f"bound {decimal(step.bound_s, 's', 4)} ({step.bound_by}): no kernels at this precision are faster"
-        + ("" if record.attention else rate),
-        f"busy at peak: tensor {decimal(step.resources.tensor_s, 's')}, hbm {decimal(step.resources.hbm_s, 's')}, "
-        f"link {decimal(step.resources.link_s, 's')}; if no stages overlap {decimal(step.serial_bound_s, 's', 4)}",
-        f"ceilings of an implementation, not in the bound: {_ceilings(step)}",
-    ]
-    slow = [name for name, seconds in _named_ceilings(step) if seconds is not None and seconds > step.bound_s]
-    if slow:
-        lines.append(f"note: {' and '.join(slow)} alone {'takes' if len(slow) == 1 else 'take'} longer than the bound")
-    if step.achievable_s is not None:
-        lines.append(f"at the best rates measured on this GPU ({_measured(gpu)}): {decimal(step.achievable_s, 's', 4)}")
-    lines += _attention_lines(record) if record.attention else _memory_lines(record)
-    if record.workload.routing:
-        lines.append(f"expert weights are the expectation under {record.workload.routing} routing")
-    for peak in gpu.peaks:
-        lines.append(
-            f"{_product(peak)}: {decimal(peak.flops_per_s, 'FLOP/s', 4)} dense "
-            f"({peak.dtype} {peak.path}, {peak.accumulator} accumulation; {peak.kind}, {_short(peak.source)})"
-        )
-    ridge = "unknown" if gpu.ridge_flops_per_byte is None else f"{gpu.ridge_flops_per_byte:.0f} FLOP/B"
-    lines.append(f"HBM {decimal(gpu.hbm_bytes_per_s, 'B/s')} ({_short(gpu.hbm_source)}); ridge {ridge}")
-    return lines
 
 
 def folded(lines: list[str], width: int = 80) -> str:
@@ -170,20 +154,22 @@ def csv_rows(record: Analysis) -> list[dict[str, Any]]:
         "context_tokens": work.context_tokens,
         "new_tokens": work.new_tokens,
         "tp": work.tp,
+        "stack": work.stack,
+        "cuda_graphs": work.cuda_graphs,
     }
     return [identity | _flat(row) for row in (*record.stages, record.step)]
 
 
 def _flat(row: StageFigures | StepFigures) -> dict[str, Any]:
-    name, layers, share = (row.name, row.layers, row.share) if isinstance(row, StageFigures) else ("step", None, None)
-    flat: dict[str, Any] = {"stage": name, "layers": layers}
-    for field in type(row).__mro__[1].__struct_fields__:  # type: ignore[attr-defined]
+    flat: dict[str, Any] = {"stage": _name(row), "layers": getattr(row, "layers", None)}
+    for field in Figures.__struct_fields__:
         value = getattr(row, field)
         if field in ("resources", "ceilings"):
             flat |= {inner: getattr(value, inner) for inner in value.__struct_fields__}
         else:
             flat[field] = value
-    return flat | {"share": share}
+    own = ("share", "covered_by", "serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted", "host_s")
+    return flat | {field: getattr(row, field, None) for field in own}
 
 
 def _fine_prefix(largest: float) -> tuple[str, float]:
@@ -205,74 +191,6 @@ def cell(value: float | None, scale: float) -> str:
     return significant(scaled, 3) if abs(scaled) >= 0.1 else f"{scaled:.3f}"
 
 
-def _named_ceilings(step: StepFigures) -> list[tuple[str, float | None]]:
-    c = step.ceilings
-    return [
-        ("CUDA cores", c.cuda_core_s),
-        ("SFU", c.sfu_s),
-        ("conversion", c.conversion_s),
-        ("L2", c.l2_s),
-        ("launch", c.launch_s),
-    ]
-
-
-def _ceilings(step: StepFigures) -> str:
-    return ", ".join(f"{name} {'unknown' if s is None else decimal(s, 's')}" for name, s in _named_ceilings(step))
-
-
-def _measured(gpu: GpuFacts) -> str:
-    rates = [] if gpu.measured_hbm_bytes_per_s is None else [f"HBM {decimal(gpu.measured_hbm_bytes_per_s, 'B/s')}"]
-    for peak in gpu.peaks:
-        if peak.measured_flops_per_s is not None:
-            rates.append(f"{peak.operand} {decimal(peak.measured_flops_per_s, 'FLOP/s')}")
-    return ", ".join(rates)
-
-
-def _memory_lines(record: Analysis) -> list[str]:
-    kept = record.memory
-    needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
-    lines = [
-        f"memory: weights {binary(kept.resident_weight_bytes)}, KV {binary(kept.kv_cache_bytes)} ({_growth(record)}), "
-        f"activations {binary(kept.activation_peak_bytes)}, reserve {binary(kept.reserve_bytes)}"
-    ]
-    if kept.capacity_bytes is None:
-        return [*lines, f"needs {binary(needed)}; capacity unknown"]
-    fits = "fits" if kept.fits else "DOES NOT FIT"
-    limit = record.model.max_context_tokens
-    context = "any" if kept.max_context_tokens is None else str(kept.max_context_tokens)
-    beyond = limit is not None and (kept.max_context_tokens is None or kept.max_context_tokens > limit)
-    lines.append(
-        f"needs {binary(needed)} of {binary(kept.capacity_bytes * kept.usable_fraction)} "
-        f"({kept.usable_fraction:.0%} of {binary(kept.capacity_bytes)}): {fits}; largest batch {kept.max_batch}, "
-        f"largest context {context} at this batch" + (f" (the model takes {limit})" if beyond else "")
-    )
-    return lines
-
-
-def _growth(record: Analysis) -> str:
-    """How the cache grows: windows stop, recurrent states don't start."""
-    kept, batch = record.memory, record.workload.batch
-    grows = f"{binary(kept.kv_growth_bytes_per_token)} more a token" if kept.kv_growth_bytes_per_token else "constant"
-    if kept.kv_growth_bytes_per_token != kept.kv_bytes_per_token:
-        grows += " once windows are full"
-    if kept.recurrent_state_bytes:
-        grows += f", {binary(kept.recurrent_state_bytes)} of it recurrent state"
-    return f"{grows}, each of {batch}" if batch > 1 and kept.kv_growth_bytes_per_token else grows
-
-
-def _attention_lines(record: Analysis) -> list[str]:
-    a = record.attention
-    assert a is not None
-    use = ", ".join(f"{100 * u:.2f} % of {rows}-row tiles" for rows, u in a.mma_utilisation_by_tile_rows.items())
-    return [
-        f"QKᵀ {decimal(a.qk_flops, 'FLOP', 4)}, AV {decimal(a.av_flops, 'FLOP', 4)}",
-        f"Q {decimal(a.query_bytes, 'B', 4)}, K {decimal(a.key_bytes, 'B', 4)}, V {decimal(a.value_bytes, 'B', 4)}, "
-        f"output {decimal(a.output_bytes, 'B', 4)}; {significant(a.flops_per_byte, 3)} FLOP/B",
-        f"compute {decimal(a.tensor_s, 's', 4)}, memory {decimal(a.hbm_s, 's', 4)}",
-        f"the query rows of a KV head fill {use}",
-    ]
-
-
 def _attention_name(record: Analysis) -> str:
     a = record.attention
     assert a is not None
@@ -291,15 +209,3 @@ def _module_present(module: str, stages: Iterable[str]) -> bool:
         "lm_head": "lm_head",
     }
     return shown_by[module] in stages
-
-
-def _product(peak: UsedPeak) -> str:
-    """What is multiplied; operands without a unit of their own run on that of a wider format."""
-    if peak.dtype == peak.operand or {peak.dtype, peak.operand} == {"fp16", "bf16"}:
-        return f"{peak.operand} products"
-    return f"{peak.operand} products (no faster {peak.operand} unit: converted to {peak.dtype})"
-
-
-def _short(sources: tuple[str, ...]) -> str:
-    """The first source's document or repository; the record has all of them with table, page or path."""
-    return sources[0].split(": ")[0] if sources else "no source"

@@ -7,6 +7,7 @@ from kvperf.report import (
     hierarchy,
     measured,
     parallelism,
+    predicted,
     sources,
     step,
     tensor_cores,
@@ -18,7 +19,7 @@ from kvperf.report.kernels import Kernels
 from kvperf.report.subject import BOUND_BY, Subject
 from kvperf.report.values import count, flop_per_s, held, seconds, tokens_per_s, word
 
-REPEATED = "this step does not fit"  # the line before says so
+REPEATED = "this step does not fit"  # another line says so
 VECTOR_UNITS = {"cuda_core": "CUDA cores", "vector_alu": "vector units"}
 
 
@@ -81,13 +82,14 @@ def _lead(subject: Subject) -> tuple[Line, ...]:
             work.fusion,
         ),
         line(
-            "No kernels at this precision take less than {}, or give more than {}. The step is bound by {}; its "
-            "longest stage is {}.",
+            "No kernels at this precision take less than {}, or give more than {}. The step is bound by {}; the "
+            "longest bound of a stage is that of {}.",
             seconds("step.bound_s", step_.bound_s, 4),
             tokens_per_s("step.tokens_per_s", step_.tokens_per_s_bound),
             word("step.bound_by", BOUND_BY[step_.bound_by]),
             word("bottleneck.stage", longest.name.replace("_", " ")),
         ),
+        *predicted.lead(subject),
         line(
             "{}: weights {}, KV cache {} of {}.",
             word("asked.fits", fits),
@@ -99,7 +101,7 @@ def _lead(subject: Subject) -> tuple[Line, ...]:
         *(
             line("Note: {}.", word(f"warning.{n}", said))
             for n, said in enumerate(record.warnings)
-            if not said.startswith(REPEATED)
+            if not said.startswith((REPEATED, predicted.NONE))
         ),
         line(
             "Every figure is computed from the profile, the model and the step; what nobody knows is said to be "

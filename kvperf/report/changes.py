@@ -7,12 +7,13 @@ from typing import Any
 
 from kvperf.dtypes import DTYPES
 from kvperf.errors import KvperfError
-from kvperf.record import Analysis
+from kvperf.record import Analysis, StepFigures
 from kvperf.report.document import Line, Table, line, row
 from kvperf.report.payoff import LEAST, Batches, Gain, said
+from kvperf.report.predicted import within
 from kvperf.report.references import cite
 from kvperf.report.subject import Subject
-from kvperf.report.values import count, seconds, share, times, tokens_per_s, word
+from kvperf.report.values import count, over, seconds, share, times, tokens_per_s, word
 
 NARROW, INTEGER, SMALLEST, HALF = "fp8", "int8", "int4", "fp16"
 MORE = (2, 8)
@@ -20,23 +21,31 @@ MORE = (2, 8)
 ROUNDING = 1e-12  # of the bound: the last bits of sums
 
 
-def table(subject: Subject) -> Table:
+def tables(subject: Subject) -> list[Table]:
+    """The bounds of the changed steps, and where the stack's kernels are predicted, those of the same steps."""
     batches = Batches(subject)
+    found: dict[str, tuple[str | Line, Analysis]] = {"now": ("as asked", subject.analysis)}
     rows = [_row("as asked", "now", subject.analysis, subject, "–", "–")]
     notes: list[Line] = []
     for title, name, changes in _formats(subject):
-        found = subject.tried(**changes)
-        if isinstance(found, KvperfError):
-            notes.append(line("{}: {}.", title, word(f"tuning.{name}.refused", found.message)))
+        changed = subject.tried(**changes)
+        if isinstance(changed, KvperfError):
+            notes.append(line("{}: {}.", title, word(f"tuning.{name}.refused", changed.message)))
             continue
+        found[name] = title, changed
         gain, far = batches.of_formats(**changes), _changed(batches, changes)
-        stops = said(f"tuning.{name}", batches, gain, far, found.memory.max_batch)
-        saved = seconds(f"tuning.{name}.saved_if_converted_s", _saved_if_converted(subject.analysis, found))
-        rows.append(_row(title, name, found, subject, saved, stops))
+        stops = said(f"tuning.{name}", batches, gain, far, changed.memory.max_batch)
+        saved = seconds(f"tuning.{name}.saved_if_converted_s", _saved_if_converted(subject.analysis, changed))
+        rows.append(_row(title, name, changed, subject, saved, stops))
     for factor in MORE:
         name, size = f"batch_{factor}", (subject.sequences[0] if len(subject.growing) == 1 else 1)
-        found, gain = batches.at(size * factor), batches.of_growth(factor)
-        rows.append(_row(_larger(factor), name, found, subject, "–", _grown(name, batches, gain, factor, found)))
+        larger, gain = subject.at(requests=batches.requests(size * factor)), batches.of_growth(factor)
+        found[name] = _larger(factor), larger
+        rows.append(_row(_larger(factor), name, larger, subject, "–", _grown(name, batches, gain, factor, larger)))
+    return [_bounds(subject, rows, notes), *_predicted(found)]
+
+
+def _bounds(subject: Subject, rows: list[tuple], notes: list[Line]) -> Table:
     return Table(
         "The step after one change at a time",
         (
@@ -51,6 +60,43 @@ def table(subject: Subject) -> Table:
         ),
         tuple(rows),
         notes=(*notes, *_bytes_only(subject), *_notes(subject)),
+    )
+
+
+def _predicted(found: dict[str, tuple[str | Line, Analysis]]) -> list[Table]:
+    """The same steps as the stack's kernels are predicted to take them; nothing where the step now is not."""
+    now = found["now"][1]
+    if now.step.predicted_s is None:
+        return []
+    rows = [
+        _predicted_row(title, f"tuning.{name}.predicted", record.step, now) for name, (title, record) in found.items()
+    ]
+    notes = (
+        line(
+            "Launches, splits and conversion are in these times, so that a change may save less than its bytes, or "
+            "nothing. Caches of {} and {} are priced with the constants of the nearest format that was measured.",
+            INTEGER,
+            SMALLEST,
+        ),
+        line("Pays: more tokens a second than now by {} at least, at this batch.", times("tuning.least_gain", LEAST)),
+    )
+    headers = ("change", "predicted", "four of five", "saved", "tokens/s", "gain", "pays here")
+    return [Table(f"The same changes as predicted for {now.workload.stack}", headers, tuple(rows), notes=notes)]
+
+
+def _predicted_row(title: str | Line, key: str, step: StepFigures, now: Analysis) -> tuple:
+    gain = over(step.tokens_per_s_predicted, now.step.tokens_per_s_predicted)
+    pays = None if gain is None else "now" if step is now.step else "yes" if gain > LEAST else "no"
+    before, after = now.step.predicted_s, step.predicted_s
+    saved = None if before is None or after is None else before - after
+    return row(
+        title,
+        seconds(f"{key}.s", step.predicted_s, 4),
+        within(key, step),
+        seconds(f"{key}.saved_s", saved),
+        tokens_per_s(f"{key}.tokens_per_s", step.tokens_per_s_predicted),
+        times(f"{key}.gain", gain),
+        word(f"{key}.pays", pays),
     )
 
 

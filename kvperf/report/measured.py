@@ -102,15 +102,21 @@ def _step(subject: Subject, record: Record) -> Block:
                     seconds(f"{name}.s", took, 4),
                     seconds(f"stage.{stage.name}.bound_s", stage.bound_s),
                     times(f"{name}.over_bound", over(took, stage.bound_s)),
+                    seconds(f"predicted.{stage.name}.s", None if stage.covered_by else stage.predicted_s),
                 )
             )
     step = subject.analysis.step
     if found.step_s is not None:
-        ratio = times("measured.step.over_bound", found.step_s / step.bound_s)
         rows.append(
-            row("step", seconds("measured.step.s", found.step_s, 4), seconds("step.bound_s", step.bound_s, 4), ratio)
+            row(
+                "step",
+                seconds("measured.step.s", found.step_s, 4),
+                seconds("step.bound_s", step.bound_s, 4),
+                times("measured.step.over_bound", found.step_s / step.bound_s),
+                seconds("predicted.step.s", step.predicted_s, 4),
+            )
         )
-    headers = ("stage", "measured", "bound", "over the bound")
+    headers = ("stage", "measured", "bound", "over the bound", "predicted")
     return Table("The stages of this step", headers, tuple(rows), totals=int(found.step_s is not None))
 
 

@@ -8,7 +8,8 @@ from math import isclose
 from kvperf.errors import KvperfError
 from kvperf.hardware import Gpu, gpu_names, load_gpu
 from kvperf.record import Analysis
-from kvperf.report.document import Block, Table, line, row
+from kvperf.report import predicted
+from kvperf.report.document import Block, Line, Table, line, row
 from kvperf.report.subject import BOUND_BY, Subject
 from kvperf.report.values import bytes_per_s, held, seconds, share, times, word
 
@@ -39,7 +40,18 @@ def blocks(subject: Subject) -> list[Block]:
     return [
         Table(
             "The same step on other GPUs",
-            ("GPU", "memory", "bandwidth", "bound", "speed-up", "against now", "fits", "step bound by"),
+            (
+                "GPU",
+                "memory",
+                "bandwidth",
+                "bound",
+                "speed-up",
+                "against now",
+                "fits",
+                "bound by",
+                "kernels",
+                "constants",
+            ),
             tuple(rows),
             notes=(
                 line(
@@ -51,10 +63,31 @@ def blocks(subject: Subject) -> list[Block]:
                     else "",
                     share("gpu.near", NEAR),
                 ),
+                *_predicted(subject),
                 line("A faster memory stops paying where a step is no longer bound by it; price is not modelled."),
             ),
         )
     ]
+
+
+def _predicted(subject: Subject) -> list[Line]:
+    stack = subject.analysis.workload.stack
+    if stack is None:
+        return []
+    return [
+        line(
+            "Kernels: those of {} as predicted, on the first GPU of a row, without host time, which is fitted for few "
+            "GPUs. Borrowed: some constants were "
+            "fitted on another GPU or stack, and the ranking of such GPUs is less sure than that of their bounds.",
+            word("predicted.stack", stack),
+        )
+    ]
+
+
+def _kernels_s(found: Analysis) -> float | None:
+    """The predicted step without what the host takes beside the kernels."""
+    step = found.step
+    return None if step.predicted_s is None else float(step.predicted_s) - float(step.host_s or 0)
 
 
 def _chosen(subject: Subject, found: dict[str, Analysis]) -> list[str]:
@@ -94,6 +127,8 @@ def _row(title: str, name: str, found: Analysis, now: float) -> tuple:
         word(f"{key}.against", against(found.step.bound_s, now)),
         word(f"{key}.fits", None if kept is None else "yes" if kept else "no"),
         word(f"{key}.bound_by", BOUND_BY[found.step.bound_by]),
+        seconds(f"{key}.kernels_s", _kernels_s(found), 4),
+        word(f"{key}.constants", predicted.borrowed(found)),
     )
 
 

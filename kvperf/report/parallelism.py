@@ -1,38 +1,42 @@
-"""More GPUs: what one of them holds and takes at each tensor-parallel degree, and with what it sends."""
+"""More GPUs: what one of them holds and takes at each tensor-parallel degree, with what it must send."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kvperf.arith import most
+from kvperf.arith import most, total
 from kvperf.errors import KvperfError
 from kvperf.model.architecture import GroupedQuery, NoFfn, NoMixer
-from kvperf.report import splits
+from kvperf.record import Analysis
+from kvperf.report import predicted, splits
 from kvperf.report.document import Block, Line, Section, Table, Text, line, row, text
 from kvperf.report.references import cite
 from kvperf.report.splits import rows_bytes
 from kvperf.report.subject import Subject
-from kvperf.report.values import bytes_per_s, count, held, moved, over, seconds, times, word
+from kvperf.report.values import bytes_per_s, count, held, moved, over, seconds, share, times, word
 
 DEGREES = (1, 2, 4, 8)
+COLLECTIVES = ("all_reduce", "all_gather")
 
 
 def section(subject: Subject) -> Section:
-    blocks: list[Block] = [_tensor(subject), _heads(subject), _collectives(subject), splits.table(subject)]
+    found = {degree: subject.tried(tp=degree) for degree in DEGREES}
+    known = {degree: record for degree, record in found.items() if not isinstance(record, KvperfError)}
+    blocks: list[Block] = [_tensor(subject, found), _heads(subject), _collectives(subject, known)]
+    blocks += [_steps(subject, known), splits.table(subject)]
     return Section("parallelism", "More GPUs", tuple(blocks))
 
 
-def _tensor(subject: Subject) -> Table:
-    one = subject.at(tp=1)
+def _tensor(subject: Subject, found: dict[int, Analysis | KvperfError]) -> Table:
+    per_token = subject.at(tp=1).memory.kv_bytes_per_token
     rows: list[tuple[Line, ...]] = []
     notes: list[Line] = []
-    for degree in DEGREES:
+    for degree, record in found.items():
         name = f"tp{degree}"
-        found = subject.tried(tp=degree)
-        if isinstance(found, KvperfError):
-            notes.append(line("{}: {}.", word(f"{name}.refused", found.message), word(f"{name}.hint", found.hint)))
+        if isinstance(record, KvperfError):
+            notes.append(line("{}: {}.", word(f"{name}.refused", record.message), word(f"{name}.hint", record.hint)))
             continue
-        kept, per_token = found.memory, one.memory.kv_bytes_per_token
+        kept = record.memory
         copies = degree * kept.kv_bytes_per_token / per_token if per_token else None
         fits = None if kept.fits is None else "yes" if kept.fits else "no"
         rows.append(
@@ -41,19 +45,15 @@ def _tensor(subject: Subject) -> Table:
                 held(f"{name}.weights", kept.resident_weight_bytes),
                 held(f"{name}.kv_per_token", kept.kv_bytes_per_token),
                 times(f"{name}.kv_copies", copies),
-                seconds(f"{name}.bound_s", found.step.bound_s, 4),
                 word(f"{name}.fits", fits),
                 count(f"{name}.max_batch", kept.max_batch),
             )
         )
     return Table(
         "Tensor parallelism: one GPU's part",
-        ("GPUs", "weights", "KV of a token", "copies of KV", "bound", "fits", "largest batch"),
+        ("GPUs", "weights", "KV of a token", "copies of KV", "fits", "largest batch"),
         tuple(rows),
-        notes=(
-            *notes,
-            line("The bound is one GPU's own work, without what it sends."),
-        ),
+        notes=tuple(notes),
     )
 
 
@@ -82,40 +82,27 @@ def _heads(subject: Subject) -> Text:
     )
 
 
-def _collectives(subject: Subject) -> Table:
-    """What each GPU sends, and the step with it: hidden behind the step's own work, or after it."""
-    one, link = subject.at(tp=1).step.bound_s, subject.gpu.link_bytes_per_s or subject.gpu.host_bytes_per_s
+def _collectives(subject: Subject, known: dict[int, Analysis]) -> Table:
+    """What must leave each GPU, and what a ring sends."""
+    link = subject.gpu.link_bytes_per_s or subject.gpu.host_bytes_per_s
     rows = []
-    for degree in DEGREES[1:]:
-        found = subject.tried(tp=degree)
-        if isinstance(found, KvperfError):
+    for degree, record in known.items():
+        if degree == 1:
             continue
-        name, size, own = f"link.tp{degree}", sent(subject, degree), found.step.bound_s
-        took = over(size, link)
-        hidden, after = (None, None) if took is None else (most(own, took), own + took)
+        name, leaves, ring = f"link.tp{degree}", record.step.link_bytes, sent(subject, degree)
         rows.append(
             row(
                 count(f"tp{degree}.gpus", degree),
-                moved(f"{name}.sent", size),
-                seconds(f"{name}.s", took),
-                seconds(f"{name}.overlapped_s", hidden, 4),
-                times(f"{name}.overlapped_speed_up", over(one, hidden)),
-                seconds(f"{name}.serial_s", after, 4),
-                times(f"{name}.serial_speed_up", over(one, after)),
+                moved(f"{name}.leaves", leaves),
+                seconds(f"{name}.leaves_s", over(leaves, link)),
+                moved(f"{name}.sent", ring),
+                seconds(f"{name}.s", over(ring, link)),
             )
         )
     kind = "links to the others" if subject.gpu.link_bytes_per_s else "host links" if link else None
     return Table(
-        "The step with what tensor parallelism sends",
-        (
-            "GPUs",
-            "sent by each GPU",
-            "at the peak of its links",
-            "overlapped",
-            "speed-up",
-            "not overlapped",
-            "speed-up",
-        ),
+        "What tensor parallelism sends",
+        ("GPUs", "must leave each GPU", "at the peak of its links", "sent by each GPU of a ring", "at that peak"),
         tuple(rows),
         notes=(
             line(
@@ -130,11 +117,67 @@ def _collectives(subject: Subject) -> Table:
                 cite("nccl-tests"),
             ),
             line(
-                "An all-reduce is followed by what needs its result: without a second batch in between little of it "
-                "overlaps. Small messages take the latency of the links besides, which no profile here states."
+                "Must leave: each message once, as where the switch adds up, and of the logits only the best of each "
+                "GPU; the bound holds no more. A ring sends its share of a message twice, and all logits."
             ),
         ),
     )
+
+
+def _steps(subject: Subject, known: dict[int, Analysis]) -> Table:
+    """The step of each degree: bound, a ring that nothing hides, predicted."""
+    one, link = subject.at(tp=1).step, subject.gpu.link_bytes_per_s or subject.gpu.host_bytes_per_s
+    rows = []
+    for degree, record in known.items():
+        step, name = record.step, f"link.tp{degree}"
+        took = over(sent(subject, degree), link) if degree > 1 else 0.0
+        own = most(step.resources.tensor_s, step.resources.hbm_s)
+        after = None if took is None else own + took
+        talking = _talking_s(record)
+        rows.append(
+            row(
+                count(f"tp{degree}.gpus", degree),
+                seconds(f"tp{degree}.bound_s", step.bound_s, 4),
+                times(f"tp{degree}.speed_up", one.bound_s / step.bound_s),
+                seconds(f"{name}.serial_s", after, 4),
+                times(f"{name}.serial_speed_up", over(one.bound_s, after)),
+                seconds(f"{name}.predicted_s", step.predicted_s, 4),
+                times(f"{name}.predicted_speed_up", over(one.predicted_s, step.predicted_s)),
+                seconds(f"{name}.collectives_s", talking),
+                share(f"{name}.collectives_share", over(talking, step.predicted_s)),
+            )
+        )
+    headers = ("GPUs", "bound", "speed-up", "then a ring", "speed-up", "predicted", "speed-up", "collectives", "share")
+    return Table("The step with tensor parallelism", headers, tuple(rows), notes=_notes(subject, known))
+
+
+def _notes(subject: Subject, known: dict[int, Analysis]) -> tuple[Line, ...]:
+    notes = [
+        line(
+            "The bound is the busiest of a GPU's matrix units, memory and links. Then a ring: its own work, and the "
+            "ring's bytes at the peak of the links after it, as an all-reduce is followed by what needs its result."
+        )
+    ]
+    if not predicted.is_known(subject.analysis):
+        return (*notes, line("There is {}.", word("predicted.why_not", predicted.why_not(subject.analysis))))
+    labels = [s.calibration for r in known.values() for s in r.stages if s.name in COLLECTIVES and s.calibration]
+    constants = ", ".join(dict.fromkeys(labels)) or None
+    notes.append(
+        line(
+            "Predicted: {}; collectives run one after the other with the rest, latency included, and their share is of "
+            "the predicted step. Their constants: {}.",
+            word("predicted.stack", subject.analysis.workload.stack),
+            word("link.constants", constants),
+        )
+    )
+    return tuple(notes)
+
+
+def _talking_s(record: Analysis) -> Any:
+    """The predicted time of the collectives."""
+    if not predicted.is_known(record):
+        return None
+    return total(stage.predicted_s or 0 for stage in record.stages if stage.name in COLLECTIVES) + 0.0
 
 
 def sent(subject: Subject, degree: int) -> Any:

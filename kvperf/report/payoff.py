@@ -53,7 +53,7 @@ def _change(gain: Gain, low: int, high: int) -> int:
 
 
 class Batches:
-    """The subject's step at other batches, each analysed once."""
+    """The bounds of the subject's step at other batches, each analysed once; nothing is predicted."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -63,7 +63,7 @@ class Batches:
         """The step with `size` sequences; of a ragged batch, with `size` times each of its sequences."""
         key = (size, *changes.items())
         if key not in self.made:
-            self.made[key] = self.subject.at(requests=self.requests(size), **changes)
+            self.made[key] = self.subject.at(requests=self.requests(size), stack="none", **changes)
         return self.made[key]
 
     def requests(self, size: int) -> tuple[Requests, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvperf.record import StageFigures, StepFigures
-from kvperf.report import fitting, pictures
+from kvperf.report import fitting, pictures, predicted
 from kvperf.report.document import Block, Line, Section, Table, Text, joined, line, row
 from kvperf.report.references import cite
 from kvperf.report.subject import BOUND_BY, Subject
@@ -14,7 +14,8 @@ from kvperf.report.values import count, flop, held, intensity, moved, seconds, s
 
 def section(subject: Subject) -> Section:
     record = subject.analysis
-    blocks: list[Block] = [_stages(subject), _bottleneck(subject), pictures.roofline(subject), _beside(subject)]
+    blocks: list[Block] = [_stages(subject), _bottleneck(subject), *predicted.blocks(subject)]
+    blocks += [pictures.roofline(subject), _beside(subject)]
     if record.workload.routing:
         blocks.append(Text((line("Expert weights are the expectation under {} routing.", record.workload.routing),)))
     blocks += [_memory(subject), _capacity(subject)]
@@ -26,6 +27,7 @@ def section(subject: Subject) -> Section:
 
 def _stages(subject: Subject) -> Table:
     record = subject.analysis
+    whole_s = record.step.serial_bound_s
 
     def cells(found: StageFigures | StepFigures) -> tuple[Line, ...]:
         stage = found.name if isinstance(found, StageFigures) else "step"
@@ -39,7 +41,7 @@ def _stages(subject: Subject) -> Table:
             intensity(f"{name}.intensity", found.flops_per_byte) if found.matrix_flops else "–",
             word(f"{name}.bound_by", BOUND_BY[found.bound_by] if found.bound_s else "nothing"),
             seconds(f"{name}.bound_s", found.bound_s),
-            share(f"{name}.share", found.share) if isinstance(found, StageFigures) else "",
+            share(f"{name}.share", found.bound_s / whole_s) if isinstance(found, StageFigures) else "",
         )
 
     return Table(
@@ -49,7 +51,10 @@ def _stages(subject: Subject) -> Table:
         totals=1,
         notes=(
             line("Intensity is the FLOP of matrix products over planned bytes; other work does not count."),
-            line("Stages may overlap: the bound of the step is its busiest resource, not the sum of the stages."),
+            line(
+                "Stages may overlap: the bound of the step is its busiest resource, not the sum of the stages, of "
+                "which shares are."
+            ),
             line(
                 "Planned bytes cross the borders of kernels; the least bytes no implementation avoids. {}",
                 cite("formulas"),
@@ -77,9 +82,9 @@ def _bottleneck(subject: Subject) -> Text:
             seconds("step.serial_s", step.serial_bound_s, 4),
         ),
         line(
-            "The bottleneck is {}, {} of the stages' bounds: {}.",
+            "The bottleneck at the bound is {}, {} of the stages' bounds: {}.",
             word("bottleneck.stage", first.name.replace("_", " ")),
-            share("bottleneck.share", first.share),
+            share("bottleneck.share", first.bound_s / step.serial_bound_s),
             word("bottleneck.bound_by", f"bound by {BOUND_BY[first.bound_by]}"),
         ),
         line(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kvperf.workload import Workload
 
 
+PREDICTION = ("stack", "cuda_graphs")  # what is asked for beside the workload
 # What binds, in words.
 BOUND_BY = {"hbm": "memory", "tensor": "matrix units", "link": "links"}
 
@@ -50,9 +51,10 @@ class Subject:
         self.analysis = analysis or self.at()
 
     def at(self, gpu: Gpu | None = None, tp: int | None = None, **changes: Any) -> Analysis:
-        """The analysis with another GPU, another degree or a changed workload. Raises KvperfError."""
+        """The analysis with another GPU, degree, workload or prediction. Raises KvperfError."""
+        kept = self.kept | {name: changes.pop(name) for name in PREDICTION if name in changes}
         workload = replace(self.workload, **changes)
-        return analyse(gpu or self.gpu, self.model, workload, tp=self.tp if tp is None else tp, **self.kept)
+        return analyse(gpu or self.gpu, self.model, workload, tp=self.tp if tp is None else tp, **kept)
 
     def tried(self, **changes: Any) -> Analysis | KvperfError:
         """The same, or why there is none."""

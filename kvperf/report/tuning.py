@@ -21,7 +21,7 @@ FEW_ROWS = 64  # of a product: one tile of the widest matrix instruction
 
 
 def section(subject: Subject) -> Section:
-    blocks: list[Block] = [changes.table(subject), _launches(subject), *_products(subject), *_chunk(subject)]
+    blocks: list[Block] = [*changes.tables(subject), _launches(subject), *_products(subject), *_chunk(subject)]
     blocks.append(_pages(subject))
     return Section("tuning", "What to change, and what it buys", (*blocks, *other_gpus.blocks(subject)))
 
@@ -51,6 +51,7 @@ def _launches(subject: Subject) -> Table:
             ),
         ),
     ]
+    rows += _predicted_graphs(subject)
     notes = [
         line(
             "Fusion saves the bytes between operations: the difference of the two plans, each as long as its bytes at "
@@ -61,7 +62,7 @@ def _launches(subject: Subject) -> Table:
         rows = rows[:1]
     else:
         if stream is None or node is None:
-            rows = rows[:1]
+            del rows[1]
             notes.append(_elsewhere(subject))
         else:
             notes.append(line("A graph saves gaps between kernels, as measured on this GPU."))
@@ -72,6 +73,27 @@ def _launches(subject: Subject) -> Table:
         tuple(rows),
         notes=(*notes, line("A layer needs the one before it: only products of one layer can share a launch.")),
     )
+
+
+def _predicted_graphs(subject: Subject) -> list[tuple[Line, ...]]:
+    """The predicted step without CUDA graphs and with them."""
+    stack = subject.analysis.workload.stack
+    without, graphs = (subject.at(cuda_graphs=used).step for used in (False, True))
+    if without.predicted_s is None or graphs.predicted_s is None:
+        return []
+    kernels_s = graphs.predicted_s - (graphs.host_s or 0)
+    return [
+        row(
+            f"CUDA graphs, the step predicted for {stack}",
+            seconds("launch.predicted.stream_s", without.predicted_s),
+            seconds("launch.predicted.graph_s", graphs.predicted_s),
+            seconds("launch.predicted.saved_s", without.predicted_s - graphs.predicted_s),
+            line(
+                "where kernels are longer than a launch: a predicted one takes {} on average",
+                seconds("launch.predicted.average_s", over(kernels_s, graphs.launches)),
+            ),
+        )
+    ]
 
 
 def _planned_s(subject: Subject, step: StepFigures) -> Any:
@@ -134,31 +156,43 @@ def _chunk(subject: Subject) -> list[Block]:
     alone = subject.tried(phase="prefill", requests=(chunk,))
     if isinstance(mixed, KvperfError) or isinstance(alone, KvperfError):
         return []
-    now = subject.analysis.step.bound_s
+    now, step = subject.analysis.step.bound_s, subject.analysis.step
     added = mixed.step.bound_s - now
+    rows = [
+        row(
+            count("chunk.tokens", CHUNK),
+            line("bound by {}", word("chunk.bound_by", BOUND_BY[mixed.step.bound_by])),
+            seconds("chunk.alone_s", alone.step.bound_s),
+            seconds("chunk.added_s", added),
+            seconds("chunk.saved_s", alone.step.bound_s - added),
+        )
+    ]
+    without, prompt, together = step.predicted_s, alone.step.predicted_s, mixed.step.predicted_s
+    if without is not None and prompt is not None and together is not None:
+        rows.append(
+            row(
+                count("chunk.tokens", CHUNK),
+                "predicted",
+                seconds("chunk.predicted.alone_s", prompt),
+                seconds("chunk.predicted.added_s", together - without),
+                seconds("chunk.predicted.saved_s", prompt + without - together),
+            )
+        )
     return [
         Table(
             "Continuous batching: prompt tokens beside decode",
-            ("prompt tokens", "alone", "added to the step", "saved", "step bound by"),
-            (
-                row(
-                    count("chunk.tokens", CHUNK),
-                    seconds("chunk.alone_s", alone.step.bound_s),
-                    seconds("chunk.added_s", added),
-                    seconds("chunk.saved_s", alone.step.bound_s - added),
-                    word("chunk.bound_by", BOUND_BY[mixed.step.bound_by]),
-                ),
-            ),
+            ("prompt tokens", "step", "alone", "added to the step", "saved"),
+            tuple(rows),
             notes=(
                 line(
-                    "Prompt and decode share one read of the weights. Once products bind the saving saturates: it is "
-                    "never more than the shorter of the two steps takes alone, {} here. {}",
+                    "Prompt and decode share one read of the weights. Once products bind the saving saturates: at the "
+                    "bound it is never more than the shorter of the two steps takes alone, {} here. {}",
                     seconds("chunk.saved_at_most_s", least(alone.step.bound_s, now)),
                     cite("chunked"),
                 ),
                 line(
-                    "It is assumed that the bytes of decode are read while the prompt's products run; kernels that "
-                    "run one after the other save only the second read of the weights."
+                    "The bound has the bytes of decode read while the prompt's products run; kernels that run one "
+                    "after the other, as the predicted ones do, save only the second read of the weights."
                 ),
             ),
         )

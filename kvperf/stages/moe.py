@@ -55,36 +55,37 @@ def moe_dispatch(shard: Shard, workload: Workload) -> Work:
     """Sort the tokens by expert: each is copied once for every expert it goes to.
 
     activation_read_bytes  = a*T*z
-    activation_write_bytes = y*T*top_k*z
+    activation_write_bytes = y*pairs*z
     kernels                = launches
 
     z      elements of an expert's input: the hidden size, or the latent where experts work in one
-    top_k  experts of a token
+    pairs  tokens of this rank's experts, each once for every expert: T*top_k over the groups of ranks
     y      bytes of an element the permutation writes
 
     Source: the permute kernel of vLLM's and Megatron's grouped GEMM; one read of each row, k writes.
     """
     ffn = _experts(shard)
-    T, z, top_k = workload.tokens, ffn.latent or shard.hidden_size, ffn.top_k
+    T, z, pairs = workload.tokens, ffn.latent or shard.hidden_size, expert_tokens(shard, workload)
     a, y = boundary_bytes(shard, workload), written_bytes(shard, workload, "experts")
     launches = workload.launches(serving=1)
-    return Work(activation_read_bytes=a * T * z, activation_write_bytes=y * T * top_k * z, kernels=launches)
+    return Work(activation_read_bytes=a * T * z, activation_write_bytes=y * pairs * z, kernels=launches)
 
 
 def moe_experts(shard: Shard, workload: Workload) -> Work:
     """Run each token through its experts; only experts that some token chose are read.
 
-    matrix_flops           = 2*m*T*top_k*z*I + 2*T*latent
-    vector_flops           = f*T*top_k*I + bias*T*top_k*outputs
+    matrix_flops           = 2*m*pairs*z*I + 2*T*latent
+    vector_flops           = f*pairs*I + bias*pairs*outputs
     conversions            = converted*elements
     weight_bytes           = hit*(w*m*z*I + s*outputs + b*bias*outputs) + w*latent + s*latent_outputs
-    activation_read_bytes  = x*T*top_k*(z + I) + a*T*top_k*(m - 1)*I + x*T*latent_inputs
-    activation_write_bytes = a*T*top_k*((m - 1)*I + z) + y*T*top_k*I + a*T*latent_outputs
+    activation_read_bytes  = x*pairs*(z + I) + a*pairs*(m - 1)*I + x*T*latent_inputs
+    activation_write_bytes = a*pairs*((m - 1)*I + z) + y*pairs*I + a*T*latent_outputs
     compulsory_bytes       = hit*(w*m*z*I + s*outputs + b*bias*outputs) + w*latent + s*latent_outputs
     kernels                = launches
 
-    hit      distinct experts chosen, expected: E*(1 - power(1 - top_k/E, T)) under uniform routing
-    top_k    experts of a token
+    hit      distinct experts of this rank chosen, expected: E*(1 - power(1 - top_k/E, T)) under uniform routing, over
+             the groups of ranks
+    pairs    tokens of this rank's experts, each once for every expert: T*top_k over the groups of ranks
     m        matrices of an expert: 3 when gated, else 2
     f        FLOP of the activation an element: 5 for SiLU·mul, 8 for others
     z        elements of an expert's input: the hidden size, or the latent
@@ -98,30 +99,30 @@ def moe_experts(shard: Shard, workload: Workload) -> Work:
     Jiang et al. 2024 (Mixtral, arXiv:2401.04088); grouped GEMM in gate_up, activation and down.
     """
     ffn = _experts(shard)
-    T, d, I, top_k = workload.tokens, shard.hidden_size, ffn.intermediate, ffn.top_k  # noqa: E741
+    T, d, I, pairs = workload.tokens, shard.hidden_size, ffn.intermediate, expert_tokens(shard, workload)  # noqa: E741
     m, f = (3, 5) if ffn.gated else (2, 8)
     z, bias = ffn.latent or d, int(ffn.expert_bias)
-    hit, outputs = expected_experts(ffn, T), (m - 1) * I + z
+    hit, outputs = expected_experts(ffn, T) / shard.expert_ranks, (m - 1) * I + z
     latent, latent_inputs, latent_outputs = (2 * d * z, d + z, d + z) if ffn.latent else (0, 0, 0)
     weight = shard.formats.experts
     w, s, b = weight.element_bytes, weight.row_scale_bytes, shard.formats.base.element_bytes
     a, x = boundary_bytes(shard, workload), input_bytes(shard, workload, "experts")
     y = written_bytes(shard, workload, "experts")
     launches = workload.launches(serving=3 + 2 * int(ffn.latent is not None))
-    flops, latent_flops = 2 * m * T * top_k * z * I, 2 * T * latent
+    flops, latent_flops = 2 * m * pairs * z * I, 2 * T * latent
     given = shard.input_format("experts")
     matrix = product(flops + latent_flops, T, weight, given, hit * m * z * I + latent)
-    routed, whole = padded_rows(flops, T * top_k / hit), padded_rows(latent_flops, T)
+    routed, whole = padded_rows(flops, pairs / hit), padded_rows(latent_flops, T)
     matrix["padded_flops"] = {tile: routed[tile] + whole[tile] for tile in routed}
     return Work(
         **matrix,
-        vector_flops=f * T * top_k * I + bias * T * top_k * outputs,
+        vector_flops=f * pairs * I + bias * pairs * outputs,
         weight_bytes=hit * (w * m * z * I + s * outputs + b * bias * outputs) + w * latent + s * latent_outputs,
-        activation_read_bytes=x * T * top_k * (z + I) + a * T * top_k * (m - 1) * I + x * T * latent_inputs,
-        activation_write_bytes=a * T * top_k * ((m - 1) * I + z) + y * T * top_k * I + a * T * latent_outputs,
+        activation_read_bytes=x * pairs * (z + I) + a * pairs * (m - 1) * I + x * T * latent_inputs,
+        activation_write_bytes=a * pairs * ((m - 1) * I + z) + y * pairs * I + a * T * latent_outputs,
         compulsory_bytes=hit * (w * m * z * I + s * outputs + b * bias * outputs) + w * latent + s * latent_outputs,
         kernels=launches,
-        widest_kernel_bytes=T * top_k * most(x * z + a * (m - 1) * I, a * (m - 1) * I + y * I),
+        widest_kernel_bytes=pairs * most(x * z + a * (m - 1) * I, a * (m - 1) * I + y * I),
     )
 
 
@@ -169,24 +170,25 @@ def shared_experts(shard: Shard, workload: Workload) -> Work:
 def moe_combine(shard: Shard, workload: Workload) -> Work:
     """Add up the experts' outputs of each token, weighted by its router scores.
 
-    vector_flops           = 2*T*top_k*z
-    activation_read_bytes  = a*T*(top_k*z + shared*d)
+    vector_flops           = 2*pairs*z
+    activation_read_bytes  = a*(pairs*z + shared*T*d)
     activation_write_bytes = a*T*d
     kernels                = launches
 
     z       elements of an expert's output
-    top_k   experts of a token
+    pairs   tokens of this rank's experts, each once for every expert: T*top_k over the groups of ranks
     shared  1 if shared experts' output is added here, else 0
 
     Source: Shazeer et al. 2017 (arXiv:1701.06538) eq. 1.
     """
     ffn = _experts(shard)
-    T, d, z, top_k = workload.tokens, shard.hidden_size, ffn.latent or shard.hidden_size, ffn.top_k
+    T, d, z = workload.tokens, shard.hidden_size, ffn.latent or shard.hidden_size
+    pairs = expert_tokens(shard, workload)
     a, shared = boundary_bytes(shard, workload), int(ffn.shared_intermediate > 0)
     launches = workload.launches(serving=1)
     return Work(
-        vector_flops=2 * T * top_k * z,
-        activation_read_bytes=a * T * (top_k * z + shared * d),
+        vector_flops=2 * pairs * z,
+        activation_read_bytes=a * (pairs * z + shared * T * d),
         activation_write_bytes=a * T * d,
         kernels=launches,
     )
@@ -195,6 +197,12 @@ def moe_combine(shard: Shard, workload: Workload) -> Work:
 def expected_experts(ffn: Experts, tokens: Any) -> Any:
     """E·(1 − (1 − k/E)^T): distinct experts that T tokens choose under uniform routing."""
     return ffn.experts * (1 - power(1 - ffn.top_k / ffn.experts, tokens))
+
+
+def expert_tokens(shard: Shard, workload: Workload) -> Any:
+    """T·k over the groups of ranks: tokens of this rank's experts, a token once for every expert it goes to."""
+    tokens = workload.tokens * _experts(shard).top_k
+    return tokens if shard.expert_ranks == 1 else tokens / shard.expert_ranks
 
 
 def expert_bytes(shard: Shard) -> float:

@@ -31,12 +31,39 @@ def clean(figure: Any) -> bool:
 def test_a_sweep_draws_the_records(show: Any) -> None:
     found = sweep("batch", seq=256)
     figure = draw_sweep(found, show, LIGHT)
-    first = {"time": "step", "tokens": "all sequences", "bytes": "must cross HBM"}[show]
+    first = {"time": "bound", "tokens": "all sequences", "bytes": "must cross HBM"}[show]
     (curve,) = named(figure, f"curve {first}")
     field = {"time": "bound_s", "tokens": "tokens_per_s_bound", "bytes": "compulsory_bytes"}[show]
     assert list(curve.get_ydata()) == [getattr(record.step, field) for record in found.records]
     assert list(curve.get_xdata()) == list(found.sizes)
     assert clean(figure)
+
+
+@pytest.mark.parametrize("show", ["time", "tokens"])
+def test_a_prediction_lies_in_its_band_and_beyond_the_bound(show: Any) -> None:
+    found = sweep("batch", seq=256)
+    figure = draw_sweep(found, show, LIGHT)
+    (curve,), (band,) = named(figure, "curve predicted"), named(figure, "band predicted")
+    field = {"time": "predicted_s", "tokens": "tokens_per_s_predicted"}[show]
+    assert list(curve.get_ydata()) == [getattr(record.step, field) for record in found.records]
+    for size, value in curve.get_xydata():
+        ends = [y for x, y in band.get_paths()[0].vertices if x == size]
+        assert min(ends) < value < max(ends)
+    bound = named(figure, "curve ")[0].get_ydata()
+    beyond = [p > b if show == "time" else p < b for p, b in zip(curve.get_ydata(), bound, strict=True)]
+    assert all(beyond)
+    assert any("constants of h100-sxm/vllm" in text for text in said(figure))
+
+
+@pytest.mark.parametrize("step", [{"gpu": "mi300x"}, {"stack": "none"}])
+def test_without_a_prediction_nothing_of_it_is_drawn(step: dict[str, Any]) -> None:
+    record = kvperf.analyze(**step)
+    figures = draw_sweep(sweep("batch", **step), "time", LIGHT), gap.step_gap(record, LIGHT)
+    for figure in figures:
+        assert not named(figure, "curve predicted") + named(figure, "band") + named(figure, "fall predicted")
+        why = [text for text in said(figure) if text.startswith("No prediction: ")]
+        assert len(why) == len(record.warnings) == ("gpu" in step)
+        assert clean(figure)
 
 
 def test_a_decode_sequence_gets_one_token_a_step_also_beside_a_chunk() -> None:
@@ -66,7 +93,8 @@ def test_a_crossing_near_the_right_edge_is_named_on_the_paper(over: Any, step: d
     ("over", "step", "said"),
     [
         ("batch", {"model": "gpt2", "seq": 4096}, ["context 4096 is beyond gpt2's maximum of 1024 tokens"]),
-        ("batch", {"tp": 8}, ["the collectives of --tp 8 are not in these figures"]),
+        ("batch", {"tp": 8}, []),
+        ("batch", {"gpu": "mi300x"}, []),
         ("batch", {"gpu": "h200", "model": "deepseek-v3"}, ["at batch 1 already, this step does not fit: it needs"]),
         ("batch", {"seq": 131072}, []),
     ],
@@ -179,7 +207,7 @@ def test_the_gap_of_a_step_adds_up_to_the_serial_bound(step: dict[str, Any]) -> 
     record = kvperf.analyze(**step)
     figure = gap.step_gap(record, DARK)
     falls = {bar.get_gid().removeprefix("fall "): bar for bar in named(figure, "fall ") if hasattr(bar, "get_width")}
-    totals = ("no overlap", "bound", "at measured rates")
+    totals = ("no overlap", "bound", "at measured rates", "predicted")
     stages = [bar for name, bar in falls.items() if name not in totals]
     assert sum(bar.get_width() for bar in stages) == pytest.approx(falls["no overlap"].get_width())
     shown = falls["bound"].get_width() / falls["no overlap"].get_width()
@@ -195,6 +223,19 @@ def test_one_case_is_chosen() -> None:
             gap.gap_case(record, text)
     with pytest.raises(KvperfError, match="no case with a gap"):
         gap.gap_case(made_up_record(made_up_case(gap={})), None)
+
+
+def test_pairs_of_any_origin_are_drawn() -> None:
+    pairs = [accuracy.Pair(1e-5 * n, 1e-5 * n * 1.05, f"family {n % 20}") for n in range(1, 400)]
+    figure = accuracy.scatter(pairs, DARK, title="h100-sxm · vllm", note="held-out rows", footer=["from a table"])
+    drawn = [tuple(point) for cases in named(figure, "cases ") for point in cases.get_xydata()]
+    assert sorted(drawn) == sorted((pair.measured_s, pair.predicted_s) for pair in pairs)
+    assert "399 of 399 within ±10 %; held-out rows" in said(figure) and "from a table" in said(figure)
+    assert any(text.endswith(" and 2 more") for text in said(figure))
+    assert clean(figure)
+    for bad in ([], [accuracy.Pair(0.0, 1e-5, "none")]):
+        with pytest.raises(KvperfError, match=r"no pair|0 or less"):
+            accuracy.scatter(bad, LIGHT, title="")
 
 
 def test_accuracy_draws_pairs_and_counts_the_band() -> None:

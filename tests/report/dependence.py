@@ -16,9 +16,43 @@ BOUNDS = (
     "chunk.saved_at_most_s",
 )
 
+# What changes with any kernel's time; a verdict on it only where a threshold is crossed, which the constants decide.
+PREDICTED = (
+    "predicted.*.s",
+    "predicted.*.low_s",
+    "predicted.*.high_s",
+    "predicted.*.share",
+    "predicted.over_bound",
+    "predicted.tokens_per_s",
+    "chunk.predicted.*",
+    "launch.predicted.*",
+    "link.*.predicted_s",
+    "link.*.predicted_speed_up",
+    "link.*.collectives_share",
+    "gpu.h100-sxm.kernels_s",
+    "tuning.*.predicted.*",
+)
+VERDICTS = ("tuning.*.predicted.pays", "predicted.longest", "launch.predicted.saved_s")
+NOT_PREDICTED = (
+    "predicted.host.s",
+    "link.tp1.predicted_speed_up",
+    "link.tp1.collectives_share",
+    "tuning.now.predicted.gain",
+    "tuning.now.predicted.saved_s",
+)
+
+
+def _times(*stages: str) -> tuple[str, ...]:
+    """The predicted times of stages, their shares apart."""
+    return tuple(f"predicted.{stage}.{end}" for stage in stages for end in ("s", "low_s", "high_s"))
+
+
+SMALL = ("embedding", "attention_norm", "mlp_norm", "final_norm", "sampling")
+
 # By input: patterns of the names that change, and of those among them that do not.
 BANDWIDTH = (
     *BOUNDS,
+    *PREDICTED,
     "hierarchy.HBM3.bandwidth",
     "hierarchy.l2_over_memory",
     "hierarchy.memory.measured_share",
@@ -36,7 +70,6 @@ BANDWIDTH = (
     "scores.*.saved_s",
     "launch.fusion_saved_s",
     "tp?.bound_s",
-    "link.*.overlapped_s",
     "link.*.serial_s",
     "link.*.serial_speed_up",
     "tuning.*.saved_s",
@@ -48,6 +81,8 @@ BANDWIDTH = (
     "gpu.*.speed_up",
 )
 NOT_BANDWIDTH = (
+    *NOT_PREDICTED,
+    "link.tp1.serial_speed_up",
     "tuning.kv_int?.saved_if_converted_s",
     "stage.rope.bound_s",
     "tuning.now.saved_s",
@@ -56,6 +91,7 @@ NOT_BANDWIDTH = (
 
 # Half the SMs, and with them half of every peak: the step stays bound by memory.
 SMS = (
+    *PREDICTED,
     "hierarchy.sms",
     "hierarchy.registers.total",
     "hierarchy.shared_memory.bandwidth",
@@ -95,10 +131,18 @@ SMS = (
     "kernel.async_ring.split_tokens",
 )
 
+# Products: whether waves or bytes bind them is decided by the constants.
+UNDECIDED = {"SM count": _times("qkv_projection", "output_projection", "mlp", "lm_head")}
+# Small kernels are priced by their bytes.
+NOT_SMS = (*NOT_PREDICTED, *_times(*SMALL, "rope"))
+
 L2_CAPACITY = ("hierarchy.L2_cache.size", "attention.layer_over_l2", "attention.warm_s")
 
 KV_HEADS = (
     *BOUNDS,
+    *PREDICTED,
+    "gpu.*.kernels_s",
+    "tp?.speed_up",
     "attention.kv_heads",
     "attention.kv_read",
     "attention.bytes",
@@ -147,7 +191,6 @@ KV_HEADS = (
     "tp?.kv_per_token",
     "tp?.max_batch",
     "tp?.weights",
-    "link.*.overlapped_s",
     "link.*.serial_s",
     "link.*_speed_up",
     "context.ring",
@@ -195,6 +238,13 @@ PER_QUERY_HEAD = tuple(
     for figure in ("requested", "l2_s", "splits", "design_s")
 )
 NOT_KV_HEADS = (
+    *NOT_PREDICTED,
+    *_times(*SMALL, "lm_head", "mlp", "output_projection"),
+    "gpu.mi*.kernels_s",
+    "tp1.speed_up",
+    "link.tp1.serial_speed_up",
+    "link.tp8.predicted_s",
+    "link.tp8.collectives_share",
     "tuning.kv_int?.saved_if_converted_s",
     *PER_QUERY_HEAD,
     *(f"stage.{name}.bound_s" for name in ("embedding", "attention_norm", "rope", "output_projection", "mlp_norm")),
@@ -203,7 +253,6 @@ NOT_KV_HEADS = (
     "scores.*.saved_s",
     "scores.batch",
     "scores.context",
-    "link.tp8.overlapped_s",
     "link.tp8.serial_s",
     "tp8.bound_s",  # eight ranks hold one KV head each, of eight or of four
     "tp8.kv_per_token",

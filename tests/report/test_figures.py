@@ -18,6 +18,7 @@ from kvperf.render.report.markdown import markdown
 from kvperf.report import pictures
 from kvperf.report.document import Document, Figure
 from kvperf.report.other_gpus import against
+from kvperf.report.payoff import LEAST
 from kvperf.report.splits import reached
 from kvperf.report.subject import Subject
 from kvperf.report.tensor_cores import verdict
@@ -77,18 +78,77 @@ def test_blackwell_instructions() -> None:
 @pytest.mark.parametrize("degree", [2, 4, 8])
 def test_what_tensor_parallelism_sends_slows_it(degree: int) -> None:
     found = document()
-    own = api.analyze("h100", "llama-3.1-8b", batch=4, tp=degree).step.bound_s
-    one = api.analyze("h100", "llama-3.1-8b", batch=4).step.bound_s
+    record, alone = (api.analyze("h100", "llama-3.1-8b", batch=4, tp=tp) for tp in (degree, 1))
+    own, one = record.step.bound_s, alone.step.bound_s
     sent = (degree - 1) / degree * (2 * 65 * 4 * 4096 * 2 + 4 * 128256 * 2)
     assert _figure(found, f"link.tp{degree}.sent") == pytest.approx(sent)
-    assert _figure(found, f"link.tp{degree}.overlapped_s") == max(own, sent / 450e9)
+    assert _figure(found, f"link.tp{degree}.leaves") == 65 * 4 * 4096 * 2 + 8 * 4 == record.step.link_bytes
     assert _figure(found, f"link.tp{degree}.serial_speed_up") == pytest.approx(one / (own + sent / 450e9))
 
 
+@pytest.mark.parametrize("degree", [2, 4, 8])
+def test_collectives_have_their_part_of_the_predicted_step(degree: int) -> None:
+    found, record = document(), api.analyze("h100", "llama-3.1-8b", batch=4, tp=degree)
+    parts = [float(stage.predicted_s or 0) for stage in record.stages if stage.name in ("all_reduce", "all_gather")]
+    assert _figure(found, f"link.tp{degree}.predicted_s") == record.step.predicted_s
+    assert _figure(found, f"link.tp{degree}.collectives_s") == sum(parts) > _figure(found, f"link.tp{degree}.leaves_s")
+    share = _figure(found, f"link.tp{degree}.collectives_share")
+    assert share == pytest.approx(sum(parts) / float(record.step.predicted_s or 0)) and 0 < share < 1
+    assert _figure(found, f"link.tp{degree}.predicted_speed_up") < _figure(found, f"tp{degree}.speed_up")
+
+
 def test_links_bind_a_long_prefill_over_pcie() -> None:
-    found = document(gpu="l4", phase="prefill")
-    assert _figure(found, "link.tp8.overlapped_s") == _figure(found, "link.tp8.s") > _figure(found, "tp8.bound_s")
+    found = document(gpu="l4", phase="prefill", tp=8)
+    assert _figure(found, "link.tp8.s") > _figure(found, "tp8.bound_s") >= _figure(found, "link.tp8.leaves_s")
+    assert _figure(found, "step.bound_by") == "links"
     assert _figure(found, "link.kind") == "host links"
+
+
+@pytest.mark.parametrize("changes", [{}, {"tp": 8}, {"model": "deepseek-v3", "gpu": "h200", "tp": 8}], ids=str)
+def test_predicted_stages_and_the_host_add_up_to_the_step(changes: dict[str, Any]) -> None:
+    for graphs in (True, False):
+        found = document(**changes, cuda_graphs=graphs).figures
+        stages = [name for name in found if name.startswith("predicted.") and name.endswith(".share")]
+        parts: list[Any] = [found[name.removesuffix("hare")] for name in stages]
+        assert sum(parts) == pytest.approx(found["predicted.step.s"])
+        assert found["predicted.kv_update.covered_by"] == "in attention"
+        assert found["predicted.step.low_s"] < found["predicted.step.s"] < found["predicted.step.high_s"]  # type: ignore[operator]
+        assert found["predicted.step.s"] > found["step.bound_s"]  # type: ignore[operator]
+
+
+def test_whose_constants() -> None:
+    own, other = document(), document(gpu="h800-sxm")
+    assert "Borrowed: " not in markdown(own).partition("## ")[0]
+    assert "Borrowed: nothing was fitted for " in markdown(other).partition("## ")[0]
+    assert "predicted.constants.h100-sxm/vllm, borrowed" in other.figures
+    assert _figure(own, "gpu.h100-sxm.constants") == "own"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"gpu": "mi300x"}, "no calibration has constants for"),
+        ({"stack": "none"}, "none was asked for (--stack none)"),
+        ({"fusion": "eager"}, "for --fusion eager: "),
+    ],
+)
+def test_without_a_prediction_one_sentence_says_why(changes: dict[str, Any], why: str) -> None:
+    found = document(**changes)
+    opening = markdown(found).partition("## ")[0]
+    assert opening.count("There is no prediction") == 1 and why in opening
+    assert "is predicted to take" not in markdown(found)
+    assert {name for name in found.figures if name.startswith("predicted.")} <= {"predicted.why_not", "predicted.stack"}
+    assert _figure(found, "link.tp8.predicted_s") is None
+
+
+def test_a_change_is_predicted_beside_its_bound() -> None:
+    found, record = document(), api.analyze("h100", "llama-3.1-8b", batch=4, kv_dtype="fp8")
+    assert _figure(found, "tuning.kv.predicted.s") == record.step.predicted_s
+    gain = record.step.tokens_per_s_predicted / api.analyze("h100", batch=4).step.tokens_per_s_predicted  # type: ignore[operator]
+    assert _figure(found, "tuning.kv.predicted.gain") == pytest.approx(gain)
+    assert _figure(found, "tuning.kv.predicted.pays") == ("yes" if gain > LEAST else "no")
+    larger = api.analyze("h100", "llama-3.1-8b", batch=8)
+    assert _figure(found, "tuning.batch_2.predicted.s") == larger.step.predicted_s
 
 
 def test_what_crosses_in_context_parallelism_depends_on_the_phase() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from kvperf.crossings import RESOURCES
 from kvperf.measured import Measured
 from kvperf.record import Analysis, StageFigures
+from kvperf.render.figure.predicted import interval, whisker
 from kvperf.render.figure.theme import HATCHES, Theme
 from kvperf.units import decimal, prefix_for
 
@@ -31,7 +32,7 @@ def seconds_of(stage: StageFigures, measured: Measured | None) -> float:
 def _end(stage: StageFigures, measured: Measured | None) -> float:
     """The longest of what its row shows."""
     known = measured.stages.get(stage.name) if measured else None
-    return float(max(stage.bound_s, stage.predicted_s or 0, known or 0))
+    return float(max(stage.bound_s, interval(stage)[1], known or 0))
 
 
 def bars(axes: Any, theme: Theme, record: Analysis, plotted: dict[str, int], measured: Measured | None) -> None:
@@ -62,17 +63,10 @@ def _row(
     bar = axes.barh(row, stage.bound_s / scale, 0.46 if known else 0.66, color=colour, gid="bar bound")
     if hatch:
         bar[0].set(hatch=hatch, edgecolor=theme.paper, linewidth=0)
-    if stage.predicted_s is not None:
-        at = stage.predicted_s / scale
-        axes.plot((at, at), (row - 0.4, row + 0.4), color=theme.ink, linewidth=1.4, gid="bar predicted")
-    if known:
-        said = f"{decimal(known, 's')} · bound {_whole(stage.bound_s / known)}"
-    elif stage.bound_s:
-        said = f"{_time(stage.bound_s)} · {_percent(stage.share)}"
-    else:
-        said = "0"
+    if stage.covered_by is None:
+        whisker(axes, theme, stage, row, scale, 0.4, "bar predicted")
     axes.annotate(
-        said,
+        _said(stage, known),
         (_end(stage, measured) / scale, row),
         xytext=(4, 0),
         textcoords="offset points",
@@ -82,6 +76,16 @@ def _row(
         annotation_clip=False,
         gid="bar label",
     )
+
+
+def _said(stage: StageFigures, known: float | None) -> str:
+    """Beside the bar: what is known best, and its share of the step."""
+    if known:
+        return f"{decimal(known, 's')} · bound {_whole(stage.bound_s / known)}"
+    if stage.covered_by is not None:
+        return f"in {stage.covered_by.replace('_', ' ')}"
+    took = stage.bound_s if stage.predicted_s is None else stage.predicted_s
+    return f"{_time(took)} · {_percent(stage.share)}" if took else "0"
 
 
 def _time(seconds: float) -> str:
@@ -108,8 +112,10 @@ def _title(record: Analysis, measured: Measured | None) -> str:
             f"step: measured {decimal(measured.step_s, 's', 4)}, bound {decimal(step.bound_s, 's', 4)} "
             f"({100 * step.bound_s / measured.step_s:.0f} %)"
         )
-    said = f"step: bound {decimal(step.bound_s, 's', 4)}, {RESOURCES[step.bound_by]}-bound"
-    return said if step.predicted_s is None else f"{said}; predicted {decimal(step.predicted_s, 's', 4)}"
+    bound, binds = decimal(step.bound_s, "s", 4), RESOURCES[step.bound_by]
+    if step.predicted_s is None:
+        return f"step: bound {bound}, {binds}-bound"
+    return f"step: predicted {decimal(step.predicted_s, 's', 4)}, bound {bound} ({binds})"
 
 
 def _legend(axes: Any, theme: Theme, stages: list[StageFigures], measured: Measured | None) -> None:
@@ -117,17 +123,19 @@ def _legend(axes: Any, theme: Theme, stages: list[StageFigures], measured: Measu
     from matplotlib.patches import Patch
 
     present = [name for name in RESOURCES if any(s.bound_by == name and s.bound_s for s in stages)]
+    predicted = any(stage.predicted_s is not None for stage in stages)
+    suffix = "-bound" if len(present) + predicted + bool(measured) < 4 else ""  # or the row leaves the paper
     keys: list[Any] = [
         Patch(
             facecolor=theme.resources[n],
             hatch=HATCHES[n],
             edgecolor=theme.paper,
             linewidth=0,
-            label=f"{RESOURCES[n]}-bound",
+            label=f"{RESOURCES[n]}{suffix}",
         )
         for n in present
     ]
-    if any(stage.predicted_s is not None for stage in stages):
+    if predicted:
         keys.append(Line2D([], [], color=theme.ink, linewidth=1.4, label="predicted"))
     if measured:
         keys.append(Patch(facecolor=theme.grid, edgecolor=theme.muted, linewidth=0.5, label="measured"))

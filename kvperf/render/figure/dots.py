@@ -16,6 +16,7 @@ LEAST_SHARE = 0.01
 DIGIT_PT = 5.3  # from the middle of a number of one digit to its corners
 EDGE = 0.9  # where on the axis a stage stands that no byte must cross HBM for, or hardly one
 MARK_PT = 2.5  # from the middle of a cross to its ends
+DASH_PT2 = 50.0  # area of the dash at a predicted performance
 FAR = 300  # times the ridge: further right there is nothing to see
 
 
@@ -63,6 +64,8 @@ def dots(
         if is_beyond(record, stage):
             _beyond(axes, theme, stage, x, y, bound.radius_px * 72 / axes.figure.dpi)
         seconds = measured.stages.get(stage.name) if measured else None
+        if stage.predicted_s:
+            _predicted(axes, theme, stage, x, bound.y, not seconds, taken)
         if seconds:
             y = stage.matrix_flops / seconds
             axes.plot((x, x), (bound.y, y), color=theme.muted, linewidth=0.8, zorder=3, gid=f"stem {stage.name}")
@@ -109,6 +112,18 @@ def _dot(
     px, py = axes.transData.transform((x, y))
     reach = radius * (math.sqrt(2) if MARKERS[stage.bound_by] == "s" else 1)
     return Dot(stage, number, x, y, float(px), float(py), reach * axes.figure.dpi / 72, filled)
+
+
+def _predicted(
+    axes: Any, theme: Theme, stage: StageFigures, x: float, top: float, stem: bool, taken: list[Shape]
+) -> None:
+    """A dash where the prediction is, below the bound; a stem between them where no measurement has one."""
+    y = stage.matrix_flops / float(stage.predicted_s or stage.bound_s)
+    axes.scatter([x], [y], s=DASH_PT2, marker="_", color=theme.ink, linewidths=1.4, zorder=5, gid=f"dash {stage.name}")
+    if stem:
+        axes.plot((x, x), (top, y), color=theme.muted, linewidth=0.8, zorder=3, gid=f"drop {stage.name}")
+    ends = (axes.transData.transform(point) for point in ((x, top), (x, y)))
+    taken.append([(float(px), float(py)) for px, py in ends])
 
 
 def _beyond(axes: Any, theme: Theme, stage: StageFigures, x: float, y: float, radius: float) -> None:

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 from kvperf.bench.record import Case, Record
 from kvperf.crossings import RESOURCES
 from kvperf.errors import KvperfError
-from kvperf.record import Analysis
+from kvperf.record import Analysis, StepFigures
 from kvperf.render.analysis import headline, precision
+from kvperf.render.figure.predicted import interval, priced, whisker
 from kvperf.render.figure.sheet import ABOVE, panel, sheet
 from kvperf.render.figure.sweep import made_of
 from kvperf.render.figure.theme import HATCHES, Theme, in_house_style
 from kvperf.units import decimal, prefix_for
 
-LEAST_SHARE = 0.005  # stages below it share one bar
+LEAST_SHARE = 0.005  # of the stages' bounds: those below it share one bar
 ROW = 0.3
 
 
@@ -75,8 +76,9 @@ def case_gap(record: Record, case: Case, theme: Theme) -> Any:
 def step_gap(record: Analysis, theme: Theme) -> Any:
     """The figure of a step: each stage adds its bound, coloured by what binds it; then what is known of the whole."""
     step, falls, rest, others = record.step, [], 0.0, 0
+    least_s = LEAST_SHARE * step.serial_bound_s
     for stage in record.stages:
-        if stage.share < LEAST_SHARE:
+        if stage.bound_s < least_s:
             rest, others = rest + stage.bound_s, others + 1
             continue
         start = falls[-1].end_s if falls else 0.0
@@ -90,13 +92,16 @@ def step_gap(record: Analysis, theme: Theme) -> Any:
     for name, seconds in (("at measured rates", step.achievable_s), ("predicted", step.predicted_s)):
         if seconds is not None:
             falls.append(Fall(name, 0, seconds, theme.muted, total=True))
+    line = " Line: 80 % of such steps." if step.predicted_s is not None else ""
     footer = [
         "Each stage adds its bound; no overlap: their sum. Bound: stages may overlap, so the busiest resource's total. "
-        "At measured rates: the bound at the best rates measured on this GPU.",
+        "At measured rates: the bound at the best rates measured on this GPU." + line,
+        *priced(record),
         made_of(record),
     ]
-    figure = _figure(theme, headline(record), precision(record), footer, falls, ABOVE, record.warnings)
-    present = [n for n in RESOURCES if any(s.bound_by == n and s.share >= LEAST_SHARE for s in record.stages)]
+    predicted = step if step.predicted_s is not None else None
+    figure = _figure(theme, headline(record), precision(record), footer, falls, ABOVE, record.warnings, predicted)
+    present = [n for n in RESOURCES if any(s.bound_by == n and s.bound_s >= least_s for s in record.stages)]
     _legend(figure.axes[0], theme, present)
     return figure
 
@@ -109,11 +114,14 @@ def _figure(
     falls: list[Fall],
     above: float,
     warnings: Sequence[str] = (),
+    predicted: StepFigures | None = None,
 ) -> Any:
+    """Bars one below the other. `predicted` is what the last of them is of, with its interval."""
     height = ROW * len(falls) + 0.15
     figure, bottom = sheet(theme, height, title, subtitle, footer, above, warnings)
     axes = panel(figure, theme, 1.75, bottom, 6.6, height)
     longest = max(max(fall.start_s, fall.end_s) for fall in falls)
+    longest = max(longest, interval(predicted)[1]) if predicted else longest
     prefix, scale = prefix_for(longest)
     for row, fall in enumerate(falls):
         low, high = sorted((fall.start_s / scale, fall.end_s / scale))
@@ -123,7 +131,10 @@ def _figure(
         if row + 1 < len(falls) and not falls[row + 1].total:
             edge = fall.end_s / scale
             axes.plot((edge, edge), (row - 0.33, row + 1.33), color=theme.muted, linewidth=0.8, zorder=1)
-        _label(axes, theme, fall, row, high, scale, falls)
+        if predicted and row + 1 == len(falls):
+            whisker(axes, theme, predicted, row, scale, 0.2, "predicted")
+            high = max(high, interval(predicted)[1] / scale)
+        _label(axes, theme, fall, row, high, scale)
     axes.set_yticks(range(len(falls)), [fall.name for fall in falls])
     axes.set_ylim(len(falls) - 0.4, -0.6)
     axes.set_xlim(0, longest / scale * 1.005)
@@ -133,7 +144,7 @@ def _figure(
     return figure
 
 
-def _label(axes: Any, theme: Theme, fall: Fall, row: int, high: float, scale: float, falls: list[Fall]) -> None:
+def _label(axes: Any, theme: Theme, fall: Fall, row: int, high: float, scale: float) -> None:
     seconds = fall.end_s - fall.start_s
     sign = "" if fall.total or not seconds else "+" if seconds > 0 else "−"
     said = "0" if not seconds else f"{sign}{_time(abs(seconds))}"

@@ -15,6 +15,7 @@ from kvperf.render.analysis import headline, precision
 from kvperf.render.figure import dots
 from kvperf.render.figure.bars import bars, numbered
 from kvperf.render.figure.labels import Place, Shape, put
+from kvperf.render.figure.predicted import priced
 from kvperf.render.figure.roofs import Roof, flat_roofs, memory_roofs, sources
 from kvperf.render.figure.sheet import ABOVE, panel, sheet
 from kvperf.render.figure.theme import Theme, in_house_style
@@ -91,6 +92,7 @@ def _scale(
     peak = max(p.flops_per_s for p in record.gpu.peaks)
     xs = [x for s in stages if (x := dots.intensity(s)) and not dots.is_beyond(record, s)]
     ys = [stage.matrix_flops / stage.bound_s for stage in stages]
+    ys += [stage.matrix_flops / stage.predicted_s for stage in stages if stage.predicted_s]
     if measured:
         ys += [stage.matrix_flops / measured.stages[stage.name] for stage in stages if stage.name in measured.stages]
     ridge = math.log10(peak / record.gpu.hbm_bytes_per_s)
@@ -241,12 +243,17 @@ def _footer(
     measured: Measured | None,
     marking: bool,
 ) -> list[str]:
+    dash = (
+        "A dash, and a tick with its 80 % interval at the bars: predicted. "
+        if record.step.predicted_s is not None
+        else ""
+    )
     filled = f"Filled: measured on {measured.gpu}; the stem is the gap. " if measured else ""
     unknown = [name for name, rate, _ in caches if rate is None]
     plotted = numbered(record)
     far = any(dots.is_beyond(record, stage) for stage in record.stages if stage.name in plotted)
     lines = [
-        f"Hollow dots: the bound, on the roof. {filled}A dot's area is its share of the step (1 % at least); its "
+        f"Hollow dots: the bound, on the roof. {dash}{filled}A dot's area is its share of the step (1 % at least); its "
         "number is beside its bar. Stages without matrix products stand in the bars only."
         + (" An arrow to the edge: hardly a byte must cross HBM." if far else "")
         + (
@@ -257,4 +264,4 @@ def _footer(
         )
         + (f" Bandwidth unknown: {', '.join(unknown)}." if unknown else "")
     ]
-    return [*lines, f"{sources(record, hbm)} · profile {record.gpu.name} · kvperf {record.version}"]
+    return [*lines, *priced(record), f"{sources(record, hbm)} · profile {record.gpu.name} · kvperf {record.version}"]

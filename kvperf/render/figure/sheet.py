@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from kvperf.errors import KvperfError
+from kvperf.render.figure.predicted import NONE
 from kvperf.render.figure.theme import Theme, house_style
 
 WIDTH = 10.4
@@ -39,14 +40,15 @@ def sheet(
     """An empty figure with room for panels of this height; and where their lower edge is, in inches.
 
     above     room for title, subtitle and what stands above a panel
-    warnings  what a reader must know of the figures, below the subtitle
+    warnings  what a reader must know of the figures, below the subtitle; why nothing is predicted, in the footer
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = folded_footer(footer)
+    unpredicted = [text for text in warnings if text.startswith(NONE)]
+    lines = folded_footer([*(f"{text[0].upper()}{text[1:]}." for text in unpredicted), *footer])
     bottom = 0.12 + LINE * len(lines) + BELOW
-    warned = [line for text in warnings for line in wrap(f"Warning: {text}.", 150)]
+    warned = [line for text in warnings if text not in unpredicted for line in wrap(f"Warning: {text}.", 150)]
     height = bottom + panels + above + WARNING * len(warned)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=theme.paper)
     FigureCanvasAgg(figure)

@@ -9,6 +9,7 @@ from kvperf.crossings import ATTENTION, FFN, Sweep, bound_of, shared_warnings
 from kvperf.record import Analysis
 from kvperf.render.analysis import COUNTED, precision
 from kvperf.render.figure.labels import spread
+from kvperf.render.figure.predicted import interval, priced
 from kvperf.render.figure.sheet import panel, sheet
 from kvperf.render.figure.theme import DASHES, SHAPES, Theme, in_house_style
 from kvperf.units import decimal, significant
@@ -20,22 +21,30 @@ RIGHT = 0.85  # of the axes: further right a crossing is named on its left
 
 
 class Curve(NamedTuple):
-    """A quantity of the record, and how it is called."""
+    """A quantity of the record, and how it is called; of a prediction, the ends of its interval too."""
 
     name: str
     of: Callable[[Analysis], float]
+    ends: Callable[[Analysis], tuple[float, float]] | None = None
+
+
+def _rates(record: Analysis) -> tuple[float, float]:
+    """Tokens a second at the ends of the interval."""
+    tokens = (record.step.tokens_per_s_predicted or 0) * (record.step.predicted_s or 0)
+    low_s, high_s = interval(record.step)
+    return tokens / high_s, tokens / low_s
 
 
 TIMES = (
-    Curve("step", lambda record: record.step.bound_s),
+    Curve("bound", lambda record: record.step.bound_s),
     Curve("attention", lambda record: bound_of(record, ATTENTION)),
     Curve("MLP", lambda record: bound_of(record, FFN)),
-    Curve("predicted", lambda record: record.step.predicted_s or 0),
+    Curve("predicted", lambda record: record.step.predicted_s or 0, lambda record: interval(record.step)),
 )
 RATES = (
     Curve("all sequences", lambda record: record.step.tokens_per_s_bound),
     Curve("each sequence", lambda record: record.step.tokens_per_s_bound / record.workload.batch),
-    Curve("predicted", lambda record: record.step.tokens_per_s_predicted or 0),
+    Curve("predicted", lambda record: record.step.tokens_per_s_predicted or 0, _rates),
 )
 # With a chunk beside them, the decoding sequences get a token each, and the chunk the others.
 MIXED_RATES = (RATES[0], Curve("decode sequence", lambda record: 1 / record.step.bound_s), RATES[2])
@@ -49,11 +58,17 @@ SHOWN = {
     "time": (
         TIMES,
         "s",
-        "time at least",
-        "The bound of a step and of its parts: no kernels at this precision are faster.",
+        "time",
+        "Bound: no kernels at this precision are faster; attention and MLP are its parts.",
     ),
-    "tokens": (RATES, "/s", "", "At the bound: no kernels at this precision give more."),
+    "tokens": (RATES, "/s", "", "Sequences: at the bound, no kernels at this precision give more."),
     "bytes": (BYTES, "B", "bytes a step", "KV read and written as by the kernels of the serving plan."),
+}
+
+
+PREDICTED = {
+    "time": "the whole step, with the band that holds 80 % of such steps",
+    "tokens": "all sequences, with the band that holds 80 % of such steps",
 }
 
 
@@ -66,7 +81,10 @@ def sweep(found: Sweep, show: Show, theme: Theme) -> Any:
         curves = MIXED_RATES
     above = ROW * len(found.crossings)
     shaded = any(r.memory.fits is False for r in found.records)
-    footer = [note + (" Shaded: it does not fit into the GPU's memory." if shaded else ""), made_of(record)]
+    drawn = show != "bytes" and record.step.predicted_s is not None
+    note += f" Predicted: {PREDICTED[show]}." if drawn else ""
+    note += " Shaded: it does not fit into the GPU's memory." if shaded else ""
+    footer = [note, *(priced(record) if drawn else ()), made_of(record)]
     figure, bottom = sheet(
         theme, PLOT_HEIGHT, heading(found), precision(record), footer, 0.72 + above, shared_warnings(found)
     )
@@ -76,7 +94,7 @@ def sweep(found: Sweep, show: Show, theme: Theme) -> Any:
     ends = [_curve(axes, theme, found, curve, number) for number, curve in enumerate(curves)]
     _sizes(axes, theme, found)
     counted = COUNTED[record.workload.phase] if show == "tokens" else ""
-    _values(axes, theme, unit, f"{title or f'{counted} a second at most'}")
+    _values(axes, theme, unit, title or f"{counted} a second")
     _name_curves(axes, theme, [end for end in ends if end], unit)
     mark(axes, theme, found, ROW)
     return figure
@@ -108,6 +126,9 @@ def _curve(axes: Any, theme: Theme, found: Sweep, curve: Curve, number: int) -> 
     if not points:
         return None
     colour = theme.ink if number == 0 else theme.series[number - 1]
+    if curve.ends is not None:
+        known = [(size, *curve.ends(r)) for size, r in zip(found.sizes, found.records, strict=True) if curve.of(r)]
+        axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.22, linewidth=0, gid=f"band {curve.name}")
     axes.plot(
         *zip(*points, strict=True),
         color=colour,

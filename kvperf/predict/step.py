@@ -1,0 +1,184 @@
+"""The predicted time of a step: the launches of its stages, priced with fitted constants, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kvperf.arith import most, power
+from kvperf.errors import KvperfError
+from kvperf.launches.plan import Asked, covered_by, plan
+from kvperf.predict.calibration import Constants
+from kvperf.predict.families import FAMILIES
+
+if TYPE_CHECKING:
+    from kvperf.hardware import Gpu
+    from kvperf.pipeline import Part, StageWork
+    from kvperf.workload import Workload
+
+# What the host needs to launch one operation where no CUDA graph does it: eager all-reduce calls take that much longer
+# than the same calls in a graph, on every GPU of the tables (median of the differences; aiconfigurator-core 0.12.0).
+EAGER_LAUNCH_S = 17e-6
+
+
+class Margin(msgspec.Struct, frozen=True):
+    """How far a time may be off, down and up: 80 % of measured times lie between."""
+
+    down_s: Any
+    up_s: Any
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """What a stage is predicted to take, over its layers.
+
+    margins      of its launches, by the family that priced them
+    launches     operations that the stack launches for it
+    covered_by   the stage whose kernel does this one's work: it adds nothing
+    calibration  whose constants priced it; where several did, borrowed ones first, published ones last
+    """
+
+    seconds: Any = 0.0
+    margins: dict[str, Margin] = {}
+    launches: Any = 0
+    covered_by: str | None = None
+    calibration: str | None = None
+    floor_s: Any = 0.0
+
+    @property
+    def low_s(self) -> Any:
+        return most(self.seconds - _joined([m.down_s for m in self.margins.values()]), self.floor_s)
+
+    @property
+    def high_s(self) -> Any:
+        return self.seconds + _joined([m.up_s for m in self.margins.values()])
+
+
+class PredictedStep(msgspec.Struct, frozen=True):
+    """The stages of a step and their sum; no stages where nothing could be predicted, and `warnings` says why.
+
+    host_s  beside the kernels: the scheduler, or without CUDA graphs the launches that take longer than the kernels
+    """
+
+    stages: tuple[Predicted, ...] = ()
+    seconds: Any = None
+    low_s: Any = None
+    high_s: Any = None
+    host_s: Any = None
+    launches: Any = None
+    calibration: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def predict_step(
+    stages: Sequence[StageWork],
+    bounds_s: Sequence[Any],
+    workload: Workload,
+    gpu: Gpu,
+    stack: str,
+    cuda_graphs: bool = True,
+    quantises_apart: bool = False,
+) -> PredictedStep:
+    """Price every stage once: by its own launches, or by those of the stage that covers it.
+
+    bounds_s         of the stages: no prediction is below what it covers
+    quantises_apart  the stack does not fuse quantisation into this model's norms and activations
+    """
+    if stack == "none":
+        return PredictedStep()
+    if workload.fusion != "serving":
+        why = f"no prediction for --fusion {workload.fusion}: the measured stacks run with serving fusion"
+        return PredictedStep(warnings=(why,))
+    if gpu.sms is None:
+        return PredictedStep(warnings=(f"no prediction: nobody says how many SMs {gpu.name} has",))
+    constants = Constants(gpu, stack)
+    try:
+        priced = [_stage(stage, workload, gpu, constants, quantises_apart) for stage in stages]
+    except KvperfError as problem:
+        return PredictedStep(warnings=(f"no prediction: {problem.message}",))
+    names = [stage.name for stage in stages]
+    floors: dict[str, Any] = dict.fromkeys(names, 0.0)
+    for name, found, bound_s in zip(names, priced, bounds_s, strict=True):
+        target = found.covered_by or name
+        floors[target] = floors[target] + bound_s
+    priced = [_not_below(found, floors[name]) for name, found in zip(names, priced, strict=True)]
+    beside_s = constants.host_s() if workload.scope == "step" else 0.0
+    return _summed(tuple(priced), beside_s, cuda_graphs)
+
+
+def _summed(stages: tuple[Predicted, ...], host_s: Any, cuda_graphs: bool) -> PredictedStep:
+    whole = Predicted()
+    for stage in stages:
+        whole = _plus(whole, stage)
+    if not cuda_graphs:
+        host_s = host_s + most(whole.launches * EAGER_LAUNCH_S - whole.seconds, 0.0)
+    return PredictedStep(
+        stages=stages,
+        seconds=whole.seconds + host_s,
+        low_s=whole.low_s + host_s,
+        high_s=whole.high_s + host_s,
+        host_s=host_s,
+        launches=whole.launches,
+        calibration=whole.calibration,
+    )
+
+
+def _stage(stage: StageWork, workload: Workload, gpu: Gpu, constants: Constants, apart: bool) -> Predicted:
+    priced = Predicted()
+    for part in stage.parts:
+        priced = _plus(priced, _part(stage.name, part, workload, gpu, constants, apart))
+    return priced
+
+
+def _part(name: str, part: Part, workload: Workload, gpu: Gpu, constants: Constants, apart: bool) -> Predicted:
+    """The launches of one layer, times the layers."""
+    covering = covered_by(name, part.shard)
+    if covering is not None:
+        return Predicted(covered_by=covering)
+    work = part.formula(part.shard, workload)
+    layers = Predicted()
+    asked = Asked(name, part.shard, workload, work, constants.stack, gpu.architecture.name, apart)
+    for planned in plan(asked):
+        used, times = constants.of(planned.family), part.layers * planned.times
+        family = FAMILIES[planned.family]
+        seconds = family.seconds(planned.launch, gpu, used.constants) * times
+        low, high = used.interval(family.label(planned.launch))
+        margin = {planned.family: Margin(seconds * (1 - low), seconds * (high - 1))}
+        layers = _plus(layers, Predicted(seconds, margin, times, None, used.label))
+    return layers
+
+
+def _not_below(priced: Predicted, floor_s: Any) -> Predicted:
+    if priced.covered_by is not None:
+        return priced
+    return msgspec.structs.replace(priced, seconds=most(priced.seconds, floor_s), floor_s=floor_s)
+
+
+def _plus(first: Predicted, second: Predicted) -> Predicted:
+    labels = sorted((label for label in (first.calibration, second.calibration) if label), key=_standing)
+    margins = dict(first.margins)
+    for family, margin in second.margins.items():
+        there = margins.get(family)
+        margins[family] = Margin(there.down_s + margin.down_s, there.up_s + margin.up_s) if there else margin
+    return Predicted(
+        first.seconds + second.seconds,
+        margins,
+        first.launches + second.launches,
+        second.covered_by,
+        (labels or [None])[0],
+        first.floor_s + second.floor_s,
+    )
+
+
+def _standing(label: str) -> int:
+    """Which of several labels is told: borrowed constants first, then fitted ones, then published ones."""
+    return 0 if label.endswith("borrowed") else 2 if label == "published" else 1
+
+
+def _joined(margins: list[Any]) -> Any:
+    """Launches of one family are off together, families independently: the root of the sum of squares."""
+    squares: Any = 0.0
+    for margin in margins:
+        squares = squares + margin * margin
+    return power(squares, 0.5)
