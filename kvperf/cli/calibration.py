@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kvperf.calibrate.writing import text
 from kvperf.errors import KvperfError, unknown_name
 from kvperf.hardware import load_gpu
-from kvperf.predict.calibration import STACKS
+from kvperf.inputs import STACKS
 from kvperf.render import output as out
 from kvperf.silicon.catalogue import TABLES
 

@@ -22,7 +22,6 @@ from kvperf.units import parse
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
 
-STACKS = ("sglang", "vllm", "trtllm", "kvperf", "none")
 # What the name of a constant ends in, and the base unit that stands for.
 UNITS = {"_bytes_per_s": "B/s", "_bytes": "B", "_s": "s"}
 

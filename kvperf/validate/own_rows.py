@@ -16,7 +16,7 @@ import msgspec
 
 from kvperf.calibrate.grouping import ALIASES, CACHE_FORMATS, PRODUCT_FORMATS, Point, grouped
 from kvperf.errors import KvperfError, nearest, unknown_name
-from kvperf.predict.calibration import STACKS
+from kvperf.inputs import STACKS
 from kvperf.silicon.catalogue import Group
 
 if TYPE_CHECKING:
