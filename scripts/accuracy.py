@@ -82,6 +82,8 @@ def main(arguments: list[str]) -> None:
     if "--ablate" in arguments:
         found = [row for gpu, stack in ABLATED for row in ablation(gpu, stack, tuple(TABLES))]
         ABLATION.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+    if not ABLATION.is_file():
+        raise SystemExit(f"error: {ABLATION.name} is not there\nhint: run with --ablate once")
     without = msgspec.json.decode(ABLATION.read_bytes(), type=list[Without])
     DOCUMENT.write_text(
         TEXT.format(

@@ -21,6 +21,7 @@ PARTS = ("fit", "interval", "score")
 FIT_ROWS = 3000  # of a group: more of the same shapes change nothing and take long
 LOW, HIGH = 0.1, 0.9  # ends of the 80 % interval
 FEW_SHAPES = 8
+UNSEEN = (0.5, 2.0)  # of a format whose every shape is scored
 
 
 def calibrated(family: Family, tables: Tables, gpu: Gpu, without: Collection[str] = ()) -> Fitted:
@@ -73,15 +74,18 @@ def thinned(rows: Rows, limit: int = FIT_ROWS) -> Rows:
 
 
 def interval(family: Family, group: Group, gpu: Gpu, constants: Mapping[str, float]) -> tuple[float, float]:
-    """Measured over predicted at the ends of the 80 % interval, over the rows set apart for it (all, where none are).
+    """Measured over predicted at the ends of the 80 % interval, over the rows set apart for it (those that fit, else).
 
     Quantiles as a new row would be placed among these (Weibull's positions). Rows of one shape are off together: of
     fewer than 8 shapes, the ends are those of the next shape, between which and these the spread is Student's.
     """
     import numpy as np
 
-    apart = group.rows.parts() == "interval"
-    rows = group.rows.where(apart) if apart.any() else group.rows
+    parts = group.rows.parts()
+    apart = parts == "interval"
+    rows = group.rows.where(apart if apart.any() else parts == "fit")
+    if not rows.keys:  # no shape of this format may be looked at
+        return UNSEEN
     logs = np.log(rows.measured_s / family.seconds(rows.launch, gpu, constants))
     keys = np.array(rows.keys)
     shapes = np.unique(keys)

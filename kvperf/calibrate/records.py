@@ -84,7 +84,7 @@ def calibration_of_rows(
     Intervals and errors are of rows whose shape was left out of the fit, and so count every row. `day` is written down,
     as 2026-11-22; `source` says whose rows they are. Deterministic.
     """
-    source = re.sub(r"[^\w .,/()+=-]", "_", source).strip(" -") or "own rows"  # plain text in YAML
+    source = re.sub(r"[^\w .,:/()+=-]", "_", source).strip(" -") or "own rows"  # quoted in YAML
     borrowed = Constants(gpu, stack)
     families = {
         name: fitted_few(FAMILIES[name], groups[name], gpu, stack, _start(borrowed, name), source)

@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from kvperf import yaml_file
 from kvperf.calibrate.writing import text
 from kvperf.errors import KvperfError, unknown_name
 from kvperf.hardware import load_gpu
 from kvperf.inputs import STACKS
+from kvperf.predict.calibration import Calibration
 from kvperf.render import output as out
 from kvperf.silicon.catalogue import TABLES
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
-    from kvperf.predict.calibration import Calibration
     from kvperf.silicon.catalogue import Group
 
+ODD = 3.0
 NAMED = tuple(stack for stack in STACKS if stack != "none")
 
 
@@ -38,6 +42,7 @@ def fit(
         made = _from_files(measured, gpu, stack, chosen, entrant, day)
     else:
         made = _from_tables(gpu, stack, chosen, entrant, day)
+    _warn_of_units(made)
     for name, found in made.families.items():
         for label, held in found.held_out.items():
             print(
@@ -45,7 +50,32 @@ def fit(
                 f"(bare roofline {100 * held.naive:.1f} %), {100 * held.coverage:.0f} % inside the interval",
                 file=sys.stderr,
             )
-    out.write(text(made), output)
+    out.write(text(_beside(made, output)), output)
+
+
+def _warn_of_units(made: Calibration) -> None:
+    """Rows that even the fit predicts three times off are more often in the wrong unit than right."""
+    for name, found in made.families.items():
+        for label, held in found.held_out.items():
+            if not 1 / ODD <= held.bias <= ODD:
+                print(
+                    f"warning: {name} {label}: measured times are {1 / held.bias:.2g} x the fitted ones; "
+                    "are the rows in seconds?",
+                    file=sys.stderr,
+                )
+
+
+def _beside(made: Calibration, output: Path | None) -> Calibration:
+    """With the families that the file already has of the same GPU and stack, where this fit says nothing of them."""
+    if output is None or not output.is_file():
+        return made
+    kept = yaml_file.decode(yaml_file.read(output), Calibration)
+    if (kept.gpu, kept.stack) != (made.gpu, made.stack):
+        raise KvperfError(f"{output} is the calibration of {kept.gpu} and {kept.stack}", "give --output another file")
+    others = {name: found for name, found in kept.families.items() if name not in made.families}
+    if others:
+        print(f"kept from {output}: {', '.join(others)}", file=sys.stderr)
+    return msgspec.structs.replace(made, families=made.families | others)
 
 
 def _from_tables(gpu: str | None, stack: str, chosen: Sequence[str], entrant: str | None, day: str) -> Calibration:

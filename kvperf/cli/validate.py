@@ -42,7 +42,10 @@ def validate(
     ablate: Annotated[bool, option("--ablate", "Fit again without each term, and print what it buys.")] = False,
     rows: Annotated[Path | None, option("--rows", "Replay your own measurements (docs/own_rows.md).")] = None,
     fail_over: Annotated[
-        float | None, option("--fail-over", "Exit 1 where a line's mean error is above so many percent.")
+        float | None,
+        option(
+            "--fail-over", "Exit 1 where a mean error is above so many percent (with --serving: of all dense models)."
+        ),
     ] = None,
     format: Format = "table",
     output: Output = None,
@@ -57,6 +60,8 @@ def validate(
 
     if sum((serving, ablate, rows is not None)) > 1:
         raise KvperfError("--serving, --ablate and --rows are three different replays", "give one of them")
+    if family is not None and (serving or rows is not None):
+        raise KvperfError("--family with whole load tests or your own rows", "leave --family out")
     if fail_over is not None and not fail_over >= 0:
         raise KvperfError(f"--fail-over {fail_over} is no error in percent", "give a number like 10")
     if rows is not None:
@@ -68,7 +73,7 @@ def validate(
     else:
         record = work.kernels(gpu, stack, family)
     work.show(record, format, output)
-    if fail_over is not None and work.above(record, fail_over):
+    if fail_over is not None and work.fails(record, fail_over, serving):
         raise typer.Exit(1)
 
 

@@ -19,19 +19,16 @@ from kvperf.launches.experts import FORMATS, kernel_of
 from kvperf.launches.experts import Experts as ExpertLaunch
 from kvperf.launches.gemm import Gemm
 from kvperf.launches.planned import Plan, Planned
-from kvperf.launches.small import Kind, Small
+from kvperf.launches.small import Kind, Small, argmax, sampling
 from kvperf.layout import Shard
-from kvperf.model.architecture import Compressed, Dense, Experts, GroupedQuery, Latent
+from kvperf.model.architecture import Compressed, Dense, Experts, GroupedQuery, Latent, NoMixer
 from kvperf.stages.projection import mixer_inputs, mixer_outputs
 from kvperf.work import Work
 from kvperf.workload import Workload
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A stage for one layer: what it is of, what it does, and who runs it.
-
-    quantises_apart  the stack's code for this model has kernels of their own where others quantise on the way
-    """
+    """A stage for one layer: what it is of, what it does, and who runs it."""
 
     name: str
     shard: Shard
@@ -39,10 +36,18 @@ class Asked(msgspec.Struct, frozen=True):
     work: Work
     stack: str
     architecture: str
-    quantises_apart: bool = False
 
 
 BLACKWELL = ("sm_100", "sm_103")
+# Formats that the tables of experts name, where both factors are in it.
+TABLE_NAMES = {
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "fp8": "fp8",
+    "fp8-block": "fp8_block",
+    "mxfp8": "fp8_block",
+    "nvfp4": "nvfp4",
+}
 
 # The stage whose kernel does the work of this one.
 COVERED = {
@@ -98,9 +103,18 @@ def _other(asked: Asked) -> Plan:
 
 def gemm(asked: Asked, rows: Any, outputs: Any, inner: Any, weight: DType, given: DType) -> Planned:
     launch = Gemm(rows, outputs, inner, weight.name, given.name, asked.stack)
-    # TensorRT-LLM's norms, activations and attention write fp8 and nvfp4 themselves: the checkpoint has the scales.
-    fused = asked.stack == "trtllm" and launch.kind in ("fp8", "nvfp4") and not asked.quantises_apart
+    fused = asked.stack == "trtllm" and launch.kind in ("fp8", "nvfp4") and _llama(asked.shard)
     return Planned("gemm", msgspec.structs.replace(launch, arrives_quantised=fused))
+
+
+def _llama(shard: Shard) -> bool:
+    """Whether TensorRT-LLM runs its code for Llama: norms, activations and attention write fp8 and nvfp4 themselves.
+
+    That of other models (modeling_qwen3.py and on) has kernels of their own for it (tensorrt_llm/_torch/models).
+    """
+    mixer = shard.mixer
+    plain = isinstance(mixer, NoMixer) or (isinstance(mixer, GroupedQuery) and mixer.qk_norm == "none")
+    return plain and not isinstance(shard.ffn, Experts)
 
 
 def _qkv_projection(asked: Asked) -> Plan:
@@ -195,6 +209,9 @@ def expert_format(weight: DType, given: DType, architecture: str) -> str:
     if weight.name == "mxfp4" and architecture in BLACKWELL:
         return "w4a8_mxfp4_mxfp8"
     multiplied = operand(weight, given)
+    table = TABLE_NAMES.get(weight.name)
+    if table is not None and multiplied == weight.operand:
+        return table
     for name, (stored, unit) in FORMATS.items():
         if stored == weight.name and dtype(unit).operand == multiplied:
             return name
@@ -220,6 +237,13 @@ def _lm_head(asked: Asked) -> Plan:
     return (gemm(asked, asked.workload.logit_rows, shard.vocab_size, shard.hidden_size, weight, given),)
 
 
+def _sampling(asked: Asked) -> Plan:
+    """Greedy: one pass and a join; drawing at random, on the GPU or the host, as vLLM's chain of kernels."""
+    rows, vocabulary = asked.workload.logit_rows, asked.shard.vocab_size
+    chosen = argmax if asked.workload.sampling == "argmax" else sampling
+    return (Planned("small", chosen(rows, vocabulary)),)
+
+
 PLANNERS: dict[str, Callable[[Asked], Plan]] = {
     "embedding": _small("embedding"),
     "attention_norm": _small("norm"),
@@ -242,5 +266,10 @@ PLANNERS: dict[str, Callable[[Asked], Plan]] = {
     "all_reduce": _all_reduce,
     "all_gather": _all_gather,
     "lm_head": _lm_head,
-    "sampling": _small("sampling"),
+    "sampling": _sampling,
 }
+
+
+def is_streamed(name: str) -> bool:
+    """Whether no family prices the stage: it counts as so many small kernels."""
+    return name not in PLANNERS and name not in COVERED and name not in ("kv_down", "position")

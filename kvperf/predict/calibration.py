@@ -136,11 +136,21 @@ class Constants:
             self._found[family] = self._find(family)
         return self._found[family]
 
-    def host_s(self) -> float:
-        """What a step costs beside its kernels; nothing where no serving run was fitted."""
+    def host(self) -> Fitted | None:
+        """What a step costs beside its kernels, as load tests of this GPU and stack showed; None without any."""
         own = folder() / f"{self.gpu.name}.{self.stack}.yaml"
-        host = load(own).families.get("host") if own.is_file() else None
-        return host.numbers()["step_s"] if host else 0.0
+        return load(own).families.get("host") if own.is_file() and not self.lent else None
+
+    def whole_step(self, kind: str) -> tuple[float, float] | None:
+        """Measured over predicted at the ends of the 80 % interval of whole steps: of `dense` models or of `experts`.
+
+        Of this GPU and stack, or of the nearest that load tests ran on.
+        """
+        for distance, path in self._candidates():
+            host = load(path).families.get("host")
+            if host and kind in host.intervals and distance < 7:
+                return widened(*host.intervals[kind], distance)
+        return None
 
     def _find(self, family: str) -> Used:
         if family == "small":

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvperf.arith import choose, most, power
+from kvperf.arith import choose, least, most, power
 from kvperf.launches.decode_attention import DecodeAttention, DecodePlan, plan
 from kvperf.predict import decode_attention_xqa
 from kvperf.predict.decode_attention_xqa import norm
@@ -110,7 +110,7 @@ def price(launch: DecodeAttention | DecodePlan, gpu: Gpu, constants: Mapping[str
     merging = 0.0 if own_kernel else choose(plan_.split, c["merge_s"] + c["merge_each_s"] * plan_.splits, 0.0)
     merging = merging + c["merge_wave_s"] * plan_.combine_ctas / gpu.sms
     hit = _l2_hit(plan_, gpu, c["l2_share"])
-    start_s = c["start_s"] + copies + merging + c["cold_s"] * (1.0 - hit)
+    start_s = c["start_s"] + copies + merging + c["cold_s"] * (1.0 - hit) * _streamed(plan_, gpu)
     memory_s = _memory_s(plan_, gpu, c, hit)
     if decode_attention_xqa.runs(launch.stack, gpu):
         return start_s + decode_attention_xqa.more_start_s(plan_, c) + decode_attention_xqa.body_s(plan_, c, memory_s)
@@ -118,6 +118,11 @@ def price(launch: DecodeAttention | DecodePlan, gpu: Gpu, constants: Mapping[str
     outputs_s = c["output_s"] * plan_.outputs * launch.values / 128.0
     tiles_s = plan_.waves * (tile_s + outputs_s) + c["search_s"] * plan_.searched / SEARCHED_AT_ONCE
     return start_s + norm(norm(memory_s, _steps_s(plan_, gpu, c), STREAMED), tiles_s, DISTURBED)
+
+
+def _streamed(plan_: DecodePlan, gpu: Gpu) -> Any:
+    """How far the cache is one that streams through the L2: the tail grows with it up to the L2's size."""
+    return least(_moved(plan_) / float(gpu.l2_capacity_bytes or 1), 1.0)
 
 
 def _l2_hit(plan_: DecodePlan, gpu: Gpu, share: float) -> Any:

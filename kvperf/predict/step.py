@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kvperf.arith import most, power
+from kvperf.arith import least, most, power
+from kvperf.dtypes import dtype
 from kvperf.errors import KvperfError
-from kvperf.launches.plan import Asked, covered_by, plan
+from kvperf.launches.plan import Asked, covered_by, is_streamed, plan
+from kvperf.launches.planned import Planned
 from kvperf.predict.calibration import Constants
 from kvperf.predict.families import FAMILIES
 
@@ -78,23 +80,25 @@ def predict_step(
     gpu: Gpu,
     stack: str,
     cuda_graphs: bool = True,
-    quantises_apart: bool = False,
 ) -> PredictedStep:
     """Price every stage once: by its own launches, or by those of the stage that covers it.
 
-    bounds_s         of the stages: no prediction is below what it covers
-    quantises_apart  the stack does not fuse quantisation into this model's norms and activations
+    bounds_s  of the stages: no prediction is below what it covers
     """
     if stack == "none":
         return PredictedStep()
     if workload.fusion != "serving":
         why = f"no prediction for --fusion {workload.fusion}: the measured stacks run with serving fusion"
         return PredictedStep(warnings=(why,))
+    scalar = _without_matrix_unit(stages, gpu)
+    if scalar:
+        why = f"no prediction: {gpu.name} multiplies {scalar} on no matrix unit, and no measured stack runs so"
+        return PredictedStep(warnings=(f"{why}; it has fp16" if scalar == "bf16" else why,))
     if gpu.sms is None:
         return PredictedStep(warnings=(f"no prediction: nobody says how many SMs {gpu.name} has",))
     constants = Constants(gpu, stack)
     try:
-        priced = [_stage(stage, workload, gpu, constants, quantises_apart) for stage in stages]
+        priced = [_stage(stage, workload, gpu, constants) for stage in stages]
     except KvperfError as problem:
         return PredictedStep(warnings=(f"no prediction: {problem.message}",))
     names = [stage.name for stage in stages]
@@ -103,42 +107,119 @@ def predict_step(
         target = found.covered_by or name
         floors[target] = floors[target] + bound_s
     priced = [_not_below(found, floors[name]) for name, found in zip(names, priced, strict=True)]
-    beside_s = constants.host_s() if workload.scope == "step" else 0.0
-    return _summed(tuple(priced), beside_s, cuda_graphs)
+    cautions = unmeasured(stages, workload, gpu, constants)
+    if workload.scope == "attention":
+        return _summed(tuple(priced), 0.0, None, cuda_graphs, cautions)
+    kind = "experts" if "moe_experts" in names else "dense"
+    return _summed(tuple(priced), _host_s(constants, workload), constants.whole_step(kind), cuda_graphs, cautions)
 
 
-def _summed(stages: tuple[Predicted, ...], host_s: Any, cuda_graphs: bool) -> PredictedStep:
+def _host_s(constants: Constants, workload: Workload) -> Any:
+    """The scheduler's time of a step and of each request in it; None where no load test showed it."""
+    host = constants.host()
+    if host is None:
+        return None
+    numbers = host.numbers()
+    return numbers["step_s"] + numbers["request_s"] * workload.sequences
+
+
+def _summed(
+    stages: tuple[Predicted, ...],
+    host_s: Any,
+    ends: tuple[float, float] | None,
+    cuda_graphs: bool,
+    cautions: tuple[str, ...],
+) -> PredictedStep:
+    """The stages one after another and the host beside them.
+
+    ends  80 % interval of whole steps: kernels that overlap or wait for one another are in no kernel's own interval
+    """
     whole = Predicted()
     for stage in stages:
         whole = _plus(whole, stage)
+    beside_s: Any = 0.0 if host_s is None else host_s
     if not cuda_graphs:
-        host_s = host_s + most(whole.launches * EAGER_LAUNCH_S - whole.seconds, 0.0)
+        beside_s = host_s = beside_s + most(whole.launches * EAGER_LAUNCH_S - whole.seconds, 0.0)
+    seconds = whole.seconds + beside_s
+    low_s, high_s = whole.low_s + beside_s, whole.high_s + beside_s
+    if ends is not None:
+        low_s, high_s = most(least(low_s, seconds * ends[0]), whole.floor_s), most(high_s, seconds * ends[1])
     return PredictedStep(
         stages=stages,
-        seconds=whole.seconds + host_s,
-        low_s=whole.low_s + host_s,
-        high_s=whole.high_s + host_s,
+        seconds=seconds,
+        low_s=low_s,
+        high_s=high_s,
         host_s=host_s,
         launches=whole.launches,
         calibration=whole.calibration,
+        warnings=cautions,
     )
 
 
-def _stage(stage: StageWork, workload: Workload, gpu: Gpu, constants: Constants, apart: bool) -> Predicted:
+def _without_matrix_unit(stages: Sequence[StageWork], gpu: Gpu) -> str | None:
+    """The operand format of a product that only the GPU's vector units can multiply."""
+    for stage in stages:
+        for operand in stage.work.matrix_by_operand:
+            if not gpu.peak(operand).is_matrix:
+                return operand
+    return None
+
+
+def unmeasured(stages: Sequence[StageWork], workload: Workload, gpu: Gpu, constants: Constants) -> tuple[str, ...]:
+    """What no table measures and the prediction rests on: stages without a family, formats with a stand-in."""
+    streamed = [stage.name for stage in stages if is_streamed(stage.name)]
+    found = []
+    if streamed:
+        names = " and ".join(name.replace("_", " ") for name in streamed)
+        found.append(f"no kernel of {names} was measured: priced as streams of bytes, which real ones outlast")
+    standing = {}
+    for stage in stages:
+        for part in stage.parts:
+            if covered_by(stage.name, part.shard) is None:
+                work = part.formula(part.shard, workload)
+                for planned in plan(
+                    Asked(stage.name, part.shard, workload, work, constants.stack, gpu.architecture.name)
+                ):
+                    stands_in(planned, constants, standing)
+    return (*found, *standing.values())
+
+
+def stands_in(planned: Planned, constants: Constants, found: dict[str, str]) -> None:
+    """Note a launch whose format was not measured."""
+    if planned.family == "small":
+        return
+    label = FAMILIES[planned.family].label(planned.launch)
+    used = constants.of(planned.family)
+    if label not in used.intervals:
+        measured = ", ".join(used.intervals)
+        found[f"{planned.family} {label}"] = (
+            f"{planned.family.replace('_', ' ')} in {label} was not measured with {used.label}: "
+            f"the constants of {measured} stand in"
+        )
+    elif planned.family == "gemm" and planned.launch.kind == "bf16" and dtype(planned.launch.weight).bits < 16:
+        found["gemm weights"] = (
+            f"products of {planned.launch.weight} weights with 16-bit inputs were not measured: 16-bit ones that read "
+            "fewer bytes stand in"
+        )
+    elif planned.family == "decode_attention" and dtype(planned.launch.kv).bits < 8:
+        found["kv"] = f"attention over a {planned.launch.kv} cache was not measured: that of fp8 stands in"
+
+
+def _stage(stage: StageWork, workload: Workload, gpu: Gpu, constants: Constants) -> Predicted:
     priced = Predicted()
     for part in stage.parts:
-        priced = _plus(priced, _part(stage.name, part, workload, gpu, constants, apart))
+        priced = _plus(priced, _part(stage.name, part, workload, gpu, constants))
     return priced
 
 
-def _part(name: str, part: Part, workload: Workload, gpu: Gpu, constants: Constants, apart: bool) -> Predicted:
+def _part(name: str, part: Part, workload: Workload, gpu: Gpu, constants: Constants) -> Predicted:
     """The launches of one layer, times the layers."""
     covering = covered_by(name, part.shard)
     if covering is not None:
         return Predicted(covered_by=covering)
     work = part.formula(part.shard, workload)
     layers = Predicted()
-    asked = Asked(name, part.shard, workload, work, constants.stack, gpu.architecture.name, apart)
+    asked = Asked(name, part.shard, workload, work, constants.stack, gpu.architecture.name)
     for planned in plan(asked):
         used, times = constants.of(planned.family), part.layers * planned.times
         family = FAMILIES[planned.family]

@@ -49,8 +49,10 @@ def _prediction(record: Analysis) -> list[str]:
         rate = f"; {significant(step.tokens_per_s_predicted, 4)} {COUNTED[work.phase]}/s over the batch"
     graphs = "with" if work.cuda_graphs else "without"
     launches = "1 launch" if step.launches == 1 else f"{cell(step.launches, 1)} launches"
-    host = f"; host time {decimal(step.host_s, 's')}" if step.host_s else "; host time not included: none was fitted"
-    if record.attention and not step.host_s:
+    host = "; host time not included: none was fitted" if step.host_s is None else ""
+    if step.host_s is not None:
+        host = f"; host time {decimal(step.host_s, 's')}" if step.host_s else "; host time 0 (load tests showed none)"
+    if record.attention:
         host = ""
     return [
         f"predicted {decimal(step.predicted_s, 's', 4)} (80 % interval {decimal(step.predicted_low_s, 's', 4)} to "

@@ -136,6 +136,6 @@ def _notes(record: Analysis) -> tuple[Line, ...]:
     ]
     if PUBLISHED in labels:
         notes.append(line("Published: small kernels, which no table measures; figures of publications price them."))
-    if not record.step.host_s:
+    if record.step.host_s is None:
         notes.append(line("What the host takes beside the kernels is not in it: none was fitted for this stack here."))
     return tuple(notes)

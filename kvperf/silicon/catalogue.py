@@ -66,8 +66,6 @@ TABLES = {
     "experts": "moe/moe_perf",
     "collective": "comm/custom_allreduce_perf",
 }
-# Tables whose rows no model of ours reaches to 20 %: grouped products that were tuned for some shapes only.
-UNUSABLE = {("experts", "rtx-pro-6000", "trtllm")}
 FORMATS = ("bfloat16", "fp8")
 BLACKWELL = ("sm_100", "sm_103")
 # Rules of the rooms: name and reason.
@@ -85,8 +83,6 @@ ROUTINGS = ("balanced", "power_law_1.01", "power_law_1.2")
 def tables(family: str, gpu: str, stack: str) -> Tables | None:
     """The newest table of a stack that a rule does not reject as a whole, or None where there is none."""
     table = TABLES[family]
-    if (family, gpu, stack) in UNUSABLE:
-        return None
     known = [v for v in versions(gpu, table, stack) if not _rejected(gpu, table, stack, v)]
     if not known:
         return None
@@ -211,6 +207,10 @@ def _experts(device: Gpu, gpu: str, stack: str, version: str) -> Tables:
     architecture = device.architecture.name
     fitted = [group.label for group in kept if (group.rows.parts() == "fit").any()]
     stages = tuple(Stage(*stage) for stage in expert.stages(stack, architecture, fitted)) if fitted else ()
+    if (
+        stages and stack == "trtllm" and architecture == "sm_120"
+    ):  # one set of constants for all formats: no room for more
+        stages = (Stage(tuple(fitted), stages[0].constants),)
     held = _neutral("experts", expert.unused(stack, architecture))
     drops = ((*experts.UNTUNED, untuned), (*experts.SLOWER, slower), (*FASTER, fast))
     return Tables("", kept if fitted else (), stages, total, drops, held)

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from kvperf.calibrate.score import score
+from kvperf.hardware import load_gpu
 from kvperf.model import model_names
-from kvperf.predict.calibration import Fitted, HeldOut, RowCounts, folder, load
+from kvperf.predict.calibration import Constants, Fitted, HeldOut, RowCounts, folder, load
 from kvperf.silicon.serving import Left, Serving, screened, serving_rows
 from kvperf.validate.record import Dropped, Line
 from kvperf.validate.serving import replay
@@ -95,14 +96,10 @@ def unqueued(tests: Sequence[Test]) -> list[Test]:
 
 
 def fit_host(tests: Sequence[Test]) -> Host:
-    """The host constants with the smallest mean relative error on the even half of the rows.
-
-    Of dense models where there are some: what their kernels take is known best.
-    """
+    """The host constants with the smallest mean relative error on the even half of the rows."""
     import numpy as np
     from scipy.optimize import minimize
 
-    tests = [test for test in tests if test.row.model in DENSE] or tests
     even = [test for test in tests if test.row.half == "even"]
     first = [test for test in unqueued(tests) if test.row.half == "even"]
     if not even or not first:
@@ -140,19 +137,28 @@ def fitted_host(tests: Sequence[Test]) -> Fitted | None:
     even, odd = ([t for t in tests if t.row.half == half] for half in ("even", "odd"))
     if not even or not odd:
         return None
-    low, high = _interval(even, host)
-    found = _line("host", odd, host.tpot_s, (low, high), "")
+    intervals = {kind: _interval(chosen, host) for kind, chosen in _kinds(even) if chosen}
+    lines = {
+        kind: _line("host", chosen, host.tpot_s, intervals.get(kind, (1.0, 1.0)), "")
+        for kind, chosen in _kinds(odd)
+        if chosen
+    }
     return Fitted(
         measured=f"{TABLE}, {len(tests)} load tests",
         rows=RowCounts(read=len(tests), dropped=0, fit=len(even), interval=0, scored=len(odd)),
         constants=msgspec.structs.asdict(host),
-        intervals={"all": (low, high)},
+        intervals=intervals,
         held_out={
-            "all": HeldOut(
-                found.rows, found.mean, found.median, found.p90, found.bias, found.naive, found.coverage or 0.0
-            )
+            kind: HeldOut(x.rows, x.mean, x.median, x.p90, x.bias, x.naive, x.coverage or 0.0)
+            for kind, x in lines.items()
         },
     )
+
+
+def _kinds(tests: Sequence[Test]) -> tuple[tuple[str, list[Test]], ...]:
+    """Dense models, and those with experts."""
+    dense = [test for test in tests if test.row.model in DENSE]
+    return ("dense", dense), ("experts", [test for test in tests if test.row.model not in DENSE])
 
 
 def _interval(tests: Sequence[Test], host: Host) -> tuple[float, float]:
@@ -173,10 +179,16 @@ def serving_lines(tests: Sequence[Test], hosts: dict[tuple[str, str], Host]) -> 
     lines = []
     for name, chosen in _groups(odd):
         lines.append(_line("serving TPOT, kernel tables", chosen, none.tpot_s, None, name))
-        lines.append(_line("serving TPOT, host fitted", chosen, lambda t: host(t).tpot_s(t), None, name))
+        lines.append(_line("serving TPOT, host fitted", chosen, lambda t: host(t).tpot_s(t), _ends, name))
     for name, chosen in _groups([test for test in unqueued(tests) if test.row.half == "odd"]):
         lines.append(_line("serving TTFT, unqueued", chosen, lambda t: host(t).ttft_s(t), None, name, first=True))
     return lines
+
+
+def _ends(test: Test) -> tuple[float, float]:
+    """The 80 % interval of whole steps of this deployment."""
+    kind = "dense" if test.row.model in DENSE else "experts"
+    return Constants(load_gpu(test.row.gpu), test.row.stack).whole_step(kind) or (0.5, 2.0)
 
 
 def _groups(tests: Sequence[Test]) -> list[tuple[str, list[Test]]]:
@@ -195,7 +207,7 @@ def _line(
     family: str,
     tests: Sequence[Test],
     predicted: Callable[[Test], float],
-    ends: tuple[float, float] | None,
+    ends: tuple[float, float] | Callable[[Test], tuple[float, float]] | None,
     name: str,
     first: bool = False,
 ) -> Line:
@@ -206,11 +218,16 @@ def _line(
     measured_s = np.array([test.row.ttft_s if first else test.row.tpot_s for test in tests])
     naive_s = np.array([test.naive_tpot_s for test in tests])
     found = score(predicted_s, measured_s)
-    inside = None
+    inside = width = None
     if ends is not None:
-        inside = float(np.mean((measured_s >= predicted_s * ends[0]) & (measured_s <= predicted_s * ends[1])))
+        of_test = np.array([ends(test) if callable(ends) else ends for test in tests])
+        low_s, high_s = predicted_s * of_test[:, 0], predicted_s * of_test[:, 1]
+        inside, width = (
+            float(np.mean((measured_s >= low_s) & (measured_s <= high_s))),
+            float(np.median(np.ptp(of_test, 1))),
+        )
     naive = float("nan") if first else score(naive_s, measured_s).mean
     return Line(
         family, gpu, stack, group, found.rows, found.mean, found.median, found.p90, found.bias,
-        naive, naive, inside, None if ends is None else ends[1] - ends[0], "",
+        naive, naive, inside, width, "",
     )  # fmt: skip

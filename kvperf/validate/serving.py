@@ -8,7 +8,8 @@ prompts before it in the first wave, which every tenth request belongs to:
     ttft_s = prefill_s(isl) + decode_s/2 + (B/20) * prompt_s
     prompt_s = the step with a prompt in it - the step without (where a stack mixes them), or the prompt alone
 
-Where a stack takes prompts first and they all come at once, a request is stalled only by those behind it: half of them.
+Where a stack takes prompts first (SGLang), those that come together stall a request only while those behind it are
+taken in: half of the others, prompt_s * (B - 1)/(2 * osl).
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _replay(rows: tuple[Serving, ...]) -> Replayed:
 
     first = rows[0]
     gpu, model = load_gpu(first.gpu), deployed(first, load_model(first.model))
-    names = ("concurrency", "isl", "osl", "ttft_s")
-    batch, isl, osl, seen_s = (np.array([getattr(row, n) for row in rows], dtype=float) for n in names)
+    names = ("concurrency", "isl", "osl")
+    batch, isl, osl = (np.array([getattr(row, n) for row in rows], dtype=float) for n in names)
     decoding, prompt = Requests(batch, isl + osl / 2, 1), Requests(1, isl, isl)
 
     def step(phase: Phase, *requests: Requests) -> tuple[Any, Any]:
@@ -83,9 +84,7 @@ def _replay(rows: tuple[Serving, ...]) -> Replayed:
     decode_s, decode_bound_s = step("decode", decoding)
     prefill_s, prefill_bound_s = step("prefill", prompt)
     prompt_s = step("mixed", decoding, prompt)[0] - decode_s if first.stack in MIXING else prefill_s
-    # More prompts ahead than half of all, each at the speed of light: they came at once.
-    waves = (seen_s > (batch + 1) / 2 * prefill_bound_s) & (first.stack not in MIXING)
-    others = (batch - 1) / osl * np.where(waves, 0.5, 1.0)
+    others = (batch - 1) / osl * (1.0 if first.stack in MIXING else 0.5)
     return Replayed(
         rows=rows,
         tpot_s=decode_s + others * prompt_s,
@@ -122,10 +121,7 @@ def _step(row: Serving, gpu: Gpu, model: Model, workload: Workload) -> tuple[Any
     layout = one_rank(model, workload, row.tp, row.ep)
     stages = pipeline(layout, workload)
     bounds = [resources(stage.work, gpu).longest_s for stage in stages]
-    # TensorRT-LLM's code for Llama quantises in its norms; that of the other models here has kernels for it
-    # (tensorrt_llm/_torch/models/modeling_llama.py, modeling_qwen3.py).
-    apart = row.stack == "trtllm" and not row.model.startswith("llama")
-    predicted = predict_step(stages, bounds, workload, gpu, row.stack, quantises_apart=apart)
+    predicted = predict_step(stages, bounds, workload, gpu, row.stack)
     if predicted.seconds is None:
         raise KvperfError("; ".join(predicted.warnings), "calibrate the GPU and stack first")
-    return predicted.seconds - predicted.host_s, total(bounds)
+    return predicted.seconds - (0.0 if predicted.host_s is None else predicted.host_s), total(bounds)

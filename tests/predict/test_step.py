@@ -300,3 +300,23 @@ def test_a_stack_that_nobody_knows_is_refused() -> None:
     with pytest.raises(KvperfError, match="unknown stack 'vlm'") as refused:
         kvperf.analyze(stack="vlm")
     assert "'vllm'" in refused.value.hint
+
+
+def test_a_gpu_without_a_matrix_unit_for_the_operands_has_no_prediction() -> None:
+    step = kvperf.analyze(gpu="t4", batch=1, seq=1024).step
+    assert step.predicted_s is None and step.bound_s > 0
+    assert any("t4 multiplies bf16 on no matrix unit" in w for w in kvperf.analyze(gpu="t4", seq=1024).warnings)
+
+
+def test_formats_that_no_table_measures_are_named() -> None:
+    said = "\n".join(kvperf.analyze(gpu="h100", model="deepseek-v3", seq=4096).warnings)
+    assert "gemm in fp8_block was not measured with h100-sxm/vllm" in said
+    assert not [w for w in kvperf.analyze(gpu="h100", seq=4096).warnings if "measured" in w]
+
+
+def test_the_host_is_charged_by_step_and_by_request() -> None:
+    numbers = Constants(load_gpu("h100-sxm"), "vllm").host().numbers()
+    for batch in (1, 64):
+        step = kvperf.analyze(gpu="h100", batch=batch, seq=1024).step
+        assert step.host_s == pytest.approx(numbers["step_s"] + batch * numbers["request_s"])
+    assert kvperf.analyze(gpu="l40s", seq=1024).step.host_s is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("validate", "--stack", "vlm"), "unknown stack 'vlm'"),
         (("validate", "--family", "gem"), "unknown kernel family 'gem'"),
         (("validate", "--serving", "--ablate"), "three different replays"),
+        (("validate", "--serving", "--family", "gemm"), "--family with whole load tests"),
         (("validate", "--fail-over", "nan"), "is no error in percent"),
         (("validate", "--rows", "mine.csv"), "--rows without --gpu and --stack"),
         (("calibrate", "--stack", "none", "--gpu", "h100"), "unknown stack 'none'"),
@@ -60,7 +62,9 @@ def test_a_gpu_and_family(capsys: pytest.CaptureFixture[str]) -> None:
     for line in record["lines"]:
         assert 0 < line["mean"] < line["naive"] and line["calibration"] == "h100-sxm/vllm"
     assert run((*arguments, "--fail-over", "50")) == 0
+    capsys.readouterr()
     assert run((*arguments, "--fail-over", "0.1")) == 1
+    assert "over 0.1 %: collective h100-sxm vllm nccl: " in capsys.readouterr().err
 
 
 def test_lint_counts_what_each_rule_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,3 +86,43 @@ def test_calibrating_again_gives_the_shipped_constants(capsys: pytest.CaptureFix
     shipped = load(folder() / "h100-sxm.trtllm.yaml").families["collective"]
     for name, value in shipped.constants.items():
         assert f"{name}: {value}" in streams.out
+
+
+ROWS = "family,us,batch,heads,kv_heads,head_dim,context\n"
+
+
+def _rows(scale: float) -> str:
+    """Made up: the bytes of the cache at 2 TB/s and 5 µs."""
+    shapes = [(b, h, s) for b in (1, 4, 16) for h in (8, 32) for s in (1024, 4096)]
+    times = [(b, h, s, (5 + b * s * 8 * 128 * 4 / 2e6) * scale) for b, h, s in shapes]
+    return ROWS + "".join(f"decode_attention,{us},{b},{h},8,128,{s}\n" for b, h, s, us in times)
+
+
+def test_calibrating_into_a_file_keeps_its_other_families(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    from kvperf.predict.calibration import folder, load
+
+    own, rows = tmp_path / "own.yaml", tmp_path / "rows.csv"
+    shipped = folder() / "h100-sxm.vllm.yaml"
+    own.write_bytes(shipped.read_bytes())
+    rows.write_text(_rows(1.0), encoding="utf-8")
+    arguments = ("calibrate", str(rows), "--gpu", "h100", "--stack", "vllm", "--output", str(own))
+    assert run(arguments) == 0
+    assert "kept from" in capsys.readouterr().err
+    kept, before = load(own).families, load(shipped).families
+    assert set(kept) == set(before)
+    assert {name for name in kept if kept[name] != before[name]} == {"decode_attention"}
+    assert run((*arguments[:-3], "sglang", "--output", str(own))) == 2
+    assert f"error: {own} is the calibration of h100-sxm and vllm" in capsys.readouterr().err
+
+
+def test_milliseconds_in_a_column_of_microseconds_are_noticed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("scipy")
+    rows = tmp_path / "rows.csv"
+    for scale, noticed in ((1.0, False), (1e-3, True)):
+        rows.write_text(_rows(scale), encoding="utf-8")
+        code = run(("calibrate", str(rows), "--gpu", "h100", "--stack", "vllm"))
+        said = capsys.readouterr().err
+        assert ("seconds?" in said or code == 2) == noticed, said

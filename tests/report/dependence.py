@@ -136,7 +136,17 @@ UNDECIDED = {"SM count": _times("qkv_projection", "output_projection", "mlp", "l
 # Small kernels are priced by their bytes.
 NOT_SMS = (*NOT_PREDICTED, *_times(*SMALL, "rope"))
 
-L2_CAPACITY = ("hierarchy.L2_cache.size", "attention.layer_over_l2", "attention.warm_s")
+# Keys of a smaller format, or of a rank, fit into the one L2 and not into the other: the start is then charged whole.
+L2_CAPACITY = (
+    "hierarchy.L2_cache.size",
+    "attention.layer_over_l2",
+    "attention.warm_s",
+    "link.tp?.predicted_s",
+    "link.tp?.predicted_speed_up",
+    "link.tp?.collectives_share",
+    "tuning.kv*.predicted.*",
+)
+NOT_L2_CAPACITY = ("link.tp1.predicted_s", "link.tp1.predicted_speed_up", "link.tp1.collectives_share")
 
 KV_HEADS = (
     *BOUNDS,

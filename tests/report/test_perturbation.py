@@ -20,6 +20,7 @@ from tests.report.dependence import (
     L2_CAPACITY,
     NOT_BANDWIDTH,
     NOT_KV_HEADS,
+    NOT_L2_CAPACITY,
     NOT_SMS,
     SMS,
     UNDECIDED,
@@ -43,7 +44,13 @@ def _half_the_sms() -> list[tuple[str, str]]:
 CASES = {
     "HBM bandwidth": ("gpu", H100, [(r"3\.35 TB/s", "3.36 TB/s")], BANDWIDTH, NOT_BANDWIDTH),
     "SM count": ("gpu", H100, _half_the_sms(), SMS, NOT_SMS),
-    "L2 capacity": ("gpu", H100, [(r"capacity: \{value: 50 MiB", "capacity: {value: 12 MiB")], L2_CAPACITY, ()),
+    "L2 capacity": (
+        "gpu",
+        H100,
+        [(r"capacity: \{value: 50 MiB", "capacity: {value: 12 MiB")],
+        L2_CAPACITY,
+        NOT_L2_CAPACITY,
+    ),
     "KV heads": (
         "model",
         LLAMA,
