@@ -16,7 +16,7 @@ from kvperf.render.table import Table, markdown
 from kvperf.silicon.catalogue import TABLES
 from kvperf.silicon.tables import VERSION
 from kvperf.validate.headline import Reached, headlines, reached
-from kvperf.validate.kernels import ablation, borrowed_lines
+from kvperf.validate.kernels import ablation, kernel_lines
 from kvperf.validate.record import Line, Without
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "accuracy.md"
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
     scored = [reached(headline) for headline in headlines()]
     kernels = replay.kernels(None, None, None)
     serving = replay.serving(None, None)
-    borrowed = tuple(borrowed_lines())
+    borrowed = tuple(kernel_lines(lent=True))
     if "--ablate" in arguments:
         found = [row for gpu, stack in ABLATED for row in ablation(gpu, stack, tuple(TABLES))]
         ABLATION.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

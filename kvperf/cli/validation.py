@@ -85,8 +85,9 @@ def fails(record: Validation, percent: float, whole_steps: bool) -> bool:
 
 def too_many(record: Validation) -> list[Dropped]:
     """Physical rules that take more than 1 % of a table."""
-    named = ("faster_than_physics", "lone_spike", "not_a_time")
-    return [d for d in record.dropped if d.rule in named and d.rows > MOST_DROPPED * d.of]
+    from kvperf.validate.drops import PHYSICAL
+
+    return [d for d in record.dropped if d.rule in PHYSICAL and d.rows > MOST_DROPPED * d.of]
 
 
 def show(record: Validation, format: str, output: Path | None) -> None:

@@ -10,8 +10,9 @@ from kvperf.silicon.lint import RULES
 from kvperf.silicon.tables import STACKS, SYSTEMS, row_count, versions
 from kvperf.validate.record import Dropped
 
-# Rules that describe how something was measured, and so may take more than 1 % of a table.
-PHYSICS = "faster_than_physics"
+# Rules that rule out single rows, of whose share too much would say that the rule is wrong. The others describe how a
+# table was measured.
+PHYSICAL = ("faster_than_physics", "lone_spike", "not_a_time")
 
 
 def drops(gpus: Iterable[str] = tuple(SYSTEMS), stacks: Iterable[str] = STACKS) -> Iterator[Dropped]:

@@ -17,27 +17,19 @@ from kvperf.validate.record import Line, Without
 
 
 def kernel_lines(
-    gpus: Iterable[str] = tuple(SYSTEMS), stacks: Iterable[str] = STACKS, families: Iterable[str] = tuple(TABLES)
+    gpus: Iterable[str] = tuple(SYSTEMS),
+    stacks: Iterable[str] = STACKS,
+    families: Iterable[str] = tuple(TABLES),
+    lent: bool = False,
 ) -> Iterator[Line]:
-    """One line for each format of each family that a GPU's and stack's tables measure."""
+    """One line for each format of each family that a GPU's and stack's tables measure.
+
+    lent  every GPU as if it had no constants of its own: with those of the nearest other one
+    """
     for gpu in gpus:
         device = load_gpu(gpu)
         for stack in stacks:
-            constants = Constants(device, stack)
-            for family in families:
-                found = tables(family, gpu, stack)
-                for group in found.groups if found else ():
-                    rows = group.rows.where(group.rows.parts() == "score")
-                    if rows.keys:
-                        yield line(family, gpu, stack, group.label, rows, constants.of(family))
-
-
-def borrowed_lines(families: Iterable[str] = tuple(TABLES)) -> Iterator[Line]:
-    """Every GPU as if it had no constants of its own: with those of the nearest other one."""
-    for gpu in SYSTEMS:
-        device = load_gpu(gpu)
-        for stack in STACKS:
-            constants = Constants(device, stack, lent=True)
+            constants = Constants(device, stack, lent)
             for family in families:
                 found = tables(family, gpu, stack)
                 for group in found.groups if found else ():
