@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,6 +15,9 @@ from kvperf.hardware.peaks import Peak
 from kvperf.hardware.profile import Measured, Profile
 from kvperf.hardware.reading import Reading
 
+if TYPE_CHECKING:
+    from kvperf.hardware.network import Network
+
 # Experiments that stream device memory. A decode kernel or a GEMV that reads faster than the best copy shows
 # that the roof is higher still. Writes alone are not among them: decode reads.
 _STREAMS = (
@@ -23,15 +27,29 @@ _STREAMS = (
     "decode_attention_bandwidth",
     "gemv_bandwidth",
 )
+BRIDGED = 2  # GPUs that a bridge joins
 _PRODUCTS = ("gemm", "gemm_sustained")
 
 
+class Cluster(msgspec.Struct, frozen=True):
+    """Nodes of `node_gpus` GPUs each, joined by `network`; None: as usual machines are, as many as a layout needs."""
+
+    node_gpus: int | None = None
+    nodes: int | None = None
+    network: Network | None = None
+
+
 class Gpu(msgspec.Struct, frozen=True):
-    """A resolved GPU. Every figure that nobody knows is None."""
+    """A resolved GPU. Every figure that nobody knows is None.
+
+    beside  GPUs of its node that a layout uses, itself included: more than a bridge joins talk over PCIe
+    """
 
     profile: Profile
     architecture: Architecture
     path: Path
+    cluster: Cluster = Cluster()
+    beside: int = 1
 
     @property
     def name(self) -> str:
@@ -104,9 +122,38 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def link_bytes_per_s(self) -> float | None:
-        """GPU to GPU, per direction: NVLink or Infinity Fabric."""
+        """GPU to GPU, per direction: NVLink or Infinity Fabric, where it joins all that a layout uses."""
         link = self.profile.links.gpu
-        return float(link.per_direction.value) if link else None
+        if link is None or (self.link_gpus is not None and self.beside > self.link_gpus == BRIDGED):
+            return None
+        return float(link.per_direction.value)
+
+    @property
+    def network_bytes_per_s(self) -> float | None:
+        """To other nodes, per direction, of the network that the layout's cluster has."""
+        return self.cluster.network.bytes_per_s if self.cluster.network else None
+
+    @property
+    def network_latency_s(self) -> float | None:
+        """Of a message of a few bytes to another node."""
+        return self.cluster.network.latency_s if self.cluster.network else None
+
+    @property
+    def link_gpus(self) -> int | None:
+        """GPUs that the GPU link joins, this one among them; None where there is no link or nobody says."""
+        link = self.profile.links.gpu
+        return link.gpus.value if link and link.gpus else None
+
+    @property
+    def node_gpus(self) -> int | None:
+        """GPUs of one usual machine; None where nobody says."""
+        return self.profile.node.gpus.value if self.profile.node else None
+
+    @property
+    def network(self) -> str | None:
+        """Name of the network between usual machines, for `load_network`; None where nobody says."""
+        network = self.profile.links.network
+        return network.name if network else None
 
     @property
     def host_bytes_per_s(self) -> float | None:

@@ -59,6 +59,7 @@ def _faults(document: Document, profile: Profile, architecture: Architecture) ->
     yield from _integers(document, profile)
     yield from _bandwidth(document, profile)
     yield from _capacity(profile)
+    yield from _links(profile)
     yield from _readings(document, profile)
     yield from _sources(profile, {key for _, key in loading.source_keys(document.value, "$")})
 
@@ -129,6 +130,13 @@ def _capacity(profile: Profile) -> Iterator[Fault]:
         yield "$.memory.hbm.visible.value", "the driver cannot show more memory than the card has"
     if l2 and l2.near_capacity and l2.near_capacity.value > l2.capacity.value:
         yield "$.memory.l2.near_capacity.value", "the near part of the L2 is larger than the L2"
+
+
+def _links(profile: Profile) -> Iterator[Fault]:
+    """A link between GPUs has this one and another at its ends."""
+    link = profile.links.gpu
+    if link and link.gpus and link.gpus.value < 2:
+        yield "$.links.gpu.gpus.value", "the link joins no other GPU: count this one too"
 
 
 def _readings(document: Document, profile: Profile) -> Iterator[Fault]:

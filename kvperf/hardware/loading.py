@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kvperf import files, yaml_file
 from kvperf.errors import KvperfError, nearest, unknown_name
@@ -22,7 +22,7 @@ _ALIASES = re.compile(r"^aliases:\s*\[([^\]]*)\]", re.MULTILINE)
 
 def gpu_names() -> list[str]:
     """The shipped GPUs, sorted."""
-    return sorted(path.stem for path in files.folder("hardware").glob("*.yaml"))
+    return names(files.folder("hardware"))
 
 
 def load_gpu(name: str) -> Gpu:
@@ -41,21 +41,38 @@ def load_gpu(name: str) -> Gpu:
 
 def profile_path(name: str) -> Path:
     """The file of a shipped name or alias (case, spaces and underscores do not matter), or `name` itself as a path."""
-    if "/" in name or name.endswith((".yaml", ".yml", ".json")):
-        if not Path(name).exists() and (file := _file_called(name)):
-            raise KvperfError(f"{name}: No such file or directory", f"for a file write {file}")
-        return Path(name)
     folder = files.folder("hardware")
+    return as_path(name) or shipped(folder, name) or no_such("GPU", name, folder, "`kvperf gpus`")
+
+
+def as_path(name: str) -> Path | None:
+    """`name` where it is written as a path (with a `/`, or the ending of a profile). Raises KvperfError."""
+    if "/" not in name and not name.endswith((".yaml", ".yml", ".json")):
+        return None
+    if not Path(name).exists() and (file := _file_called(name)):
+        raise KvperfError(f"{name}: No such file or directory", f"for a file write {file}")
+    return Path(name)
+
+
+def shipped(folder: Path, name: str) -> Path | None:
+    """The file of a name or an alias in a folder of shipped files."""
     wanted = _folded(name)
     path = folder / f"{wanted}.yaml"
     if wanted and path.is_file():
         return path
-    for alias, path in _aliases(folder):
-        if alias == wanted:
-            return path
+    return next((path for alias, path in _aliases(folder) if alias == wanted), None)
+
+
+def names(folder: Path) -> list[str]:
+    """The files of a folder of shipped files, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def no_such(kind: str, name: str, folder: Path, listing: str | None = None) -> NoReturn:
+    """Raise the KvperfError for a name that no file of the folder has."""
     # The long names that nvidia-smi prints would win over the short ones people type.
     short = [alias for alias, _ in _aliases(folder) if alias.count("-") < 2]
-    problem = unknown_name("GPU", name, [*gpu_names(), *short], "`kvperf gpus`")
+    problem = unknown_name(kind, name, [*names(folder), *short], listing)
     if file := _file_called(name):
         problem.hint = f"for a file write ./{file}"
     raise problem
@@ -65,6 +82,7 @@ def decode(document: Document) -> tuple[Profile, Architecture]:
     """The profile in a document and its architecture. Raises KvperfError with file, line and column."""
     profile = yaml_file.decode(document, Profile, quantity.decode)
     check_sources(document)
+    _check_network(document, profile)
     folder = files.folder("hardware") / "architectures"
     if not (folder / f"{profile.architecture}.yaml").is_file():
         problem = _unknown_architecture(profile.architecture, folder)
@@ -105,6 +123,14 @@ def source_keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from source_keys(inner, f"{path}[{i}]")
 
 
+def _check_network(document: Document, profile: Profile) -> None:
+    """A profile's network is one of `hardware/networks`; the file itself is not read."""
+    network, folder = profile.links.network, files.folder("hardware") / "networks"
+    if network is not None and shipped(folder, network.name) is None:
+        problem = unknown_name("network", network.name, names(folder))
+        raise KvperfError(f"{document.at('$.links.network.name')}: {problem.message}", problem.hint)
+
+
 def _file_called(name: str) -> str | None:
     """The file that `name` is, but for the ending of a profile."""
     return next((file for file in (name, f"{name}.yaml", f"{name}.yml") if name.strip() and Path(file).is_file()), None)
@@ -112,7 +138,7 @@ def _file_called(name: str) -> str | None:
 
 def _unknown_architecture(name: str, folder: Path) -> KvperfError:
     """People call an architecture by a word of its title: `ada` is sm_89, NVIDIA Ada Lovelace."""
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = names(folder)
     problem = unknown_name("architecture", name, known)
     meant = []
     for stem in known:

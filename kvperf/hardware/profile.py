@@ -110,18 +110,38 @@ class Memory(Strict, frozen=True):
 
 
 class Link(Strict, frozen=True):
-    """A link of one GPU, all its lanes together, in one direction."""
+    """A link of one GPU, all its lanes together, in one direction.
+
+    gpus  the GPUs that it joins, this one among them: all of a switch or a full mesh, the two of a bridge
+    """
 
     name: str
     per_direction: Reading[BytesPerSecond]
+    gpus: Reading[int] | None = None
+
+
+class NetworkName(Strict, frozen=True):
+    """What usual machines with this GPU have between them: a file of `hardware/networks`, by its name."""
+
+    name: str
+    kind: Kind
+    source: Keys
+    note: str | None = None
 
 
 class Links(Strict, frozen=True):
-    """gpu: to other GPUs; c2c: to the CPU of the same module; pcie: to the host."""
+    """gpu: to other GPUs; c2c: to the CPU of the same module; pcie: to the host; network: to other machines."""
 
     gpu: Link | None = None
     c2c: Link | None = None
     pcie: Link | None = None
+    network: NetworkName | None = None
+
+
+class Node(Strict, frozen=True):
+    """One machine. gpus: those of one operating system, whatever joins them."""
+
+    gpus: Reading[int]
 
 
 class Launch(Strict, frozen=True):
@@ -194,6 +214,7 @@ class Profile(Strict, frozen=True):
     sms: Reading[int] | None = None
     clocks: Clocks = Clocks()
     links: Links = Links()
+    node: Node | None = None
     power: Reading[Watts] | None = None
     launch: Launch = Launch()
     measured: tuple[Measured, ...] = ()

@@ -39,6 +39,8 @@ def test_every_figure_is_positive_or_unknown(name: str) -> None:
         gpu.l2_capacity_bytes,
         gpu.l2_bytes_per_s,
         gpu.link_bytes_per_s,
+        gpu.link_gpus,
+        gpu.node_gpus,
         gpu.host_bytes_per_s,
         gpu.cuda_core_flops_per_s,
         gpu.exponentials_per_s,
@@ -144,6 +146,6 @@ def test_limits_agree_with_each_other(path: Path) -> None:
 
 def test_profiles_stand_alone() -> None:
     """No profile points at a file that its reader does not have."""
-    for path in (*FOLDER.glob("*.yaml"), *ARCHITECTURES):
+    for path in (*FOLDER.glob("*.yaml"), *FOLDER.glob("networks/*.yaml"), *ARCHITECTURES):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"hardware_facts|04_hardware|/work/|source: \[(local_|derived|arithmetic)", text), path

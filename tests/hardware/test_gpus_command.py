@@ -66,6 +66,11 @@ def test_show_has_every_part(capsys: pytest.CaptureFixture[str]) -> None:
         r"threads per SM +cccl, occ +2048",
         r"shared allocation unit +occ +128 B",
         r"to other GPUs +NVLink 4, 18 links +stas +450 GB/s",
+        r"  joins +aic +8 GPUs",
+        r"one machine +aic +8 GPUs",
+        r"to other machines +InfiniBand NDR, 400 Gb/s +aic, ibta +50.0 GB/s",
+        r"  latency +deepseek_hw +3.7 µs",
+        r"ibta +InfiniBand Trade Association roadmap: data rate of 4x NDR",
         r"node of a CUDA graph +unknown",
         r"gemm bf16 +best row, short runs +aicdb +956.0 TFLOP/s",
         r"mt4g +caps-tum/mt4g@4cc5566: sample_results/\*\.json",
@@ -101,8 +106,21 @@ def test_show_as_json_in_base_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["limits"]["threads_per_sm"]["value"] == 2048
     assert record["limits"]["shared_per_sm"]["value"] == 233_472
     assert [level["name"] for level in record["levels"]][-1] == "HBM3"
+    assert record["links"]["gpu"]["gpus"]["value"] == record["node"]["gpus"]["value"] == 8
+    assert record["links"]["network"]["name"] == record["network"]["name"] == "infiniband-ndr"
+    assert record["network"]["per_direction"]["value"] == 50e9
+    assert record["network"]["latency"]["value"] == 3.7e-6
+    assert {"ibta", "deepseek_hw"} <= set(record["sources"])
     used = {key for peak in record["peaks"] for key in peak["source"]}
     assert used <= set(record["sources"])
+
+
+def test_show_where_nobody_knows_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "show", "t4")
+    assert re.search(r"^one machine +unknown$", text, re.MULTILINE)
+    assert re.search(r"^to other machines +unknown", text, re.MULTILINE)
+    record = json.loads(printed(capsys, "show", "t4", "--format", "json"))
+    assert record["node"] is record["network"] is record["links"]["network"] is None
 
 
 def test_show_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,4 +234,5 @@ def test_the_example_of_the_docs_loads_and_passes(tmp_path: Path) -> None:
     gpu = load_gpu(str(path))
     assert gpu.peak("int8").flops_per_s == 811e12
     assert gpu.measured_peak("bf16") == 690e12
+    assert (gpu.link_gpus, gpu.node_gpus, gpu.network) == (8, 8, "infiniband-ndr")
     assert lint.check(path).findings == ()
