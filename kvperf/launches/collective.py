@@ -1,4 +1,4 @@
-"""Communication between the GPUs of one node: collectives, with the path that each stack takes, and expert exchange."""
+"""Communication between GPUs: collectives of one node, with the path that each stack takes, and expert exchange."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from kvperf.arith import choose, power
+from kvperf.arith import ceil_div, choose, least, power
 
-Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "alltoall"]
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "alltoall", "send"]
+Algorithm = Literal["stack", "nccl", "one-shot", "two-shot", "ring", "tree", "nvls"]
 Phase = Literal["dispatch", "combine"]
 Mode = Literal["low_latency", "normal"]
 
@@ -105,31 +106,61 @@ _RULES = {
 
 
 class Collective(msgspec.Struct, frozen=True):
-    """One collective over the ranks of a node, inside a CUDA graph.
+    """One collective over the ranks of a group, inside a CUDA graph.
 
     bytes  of the message as all-reduce counts it: the whole vector, that is what all_gather returns, what
            reduce_scatter takes in and what alltoall holds on each rank
     ranks  GPUs that take part
+           (send: what one rank sends another)
     stack  whose all-reduce it is (`sglang`, `vllm`, `trtllm`); `nccl` for NCCL alone. Other operations are NCCL's.
+    algorithm  of an all-reduce: what the stack or NCCL would choose, or one of theirs
+    nodes      that the ranks are on, joined by a network of this rate (of one GPU) and latency
     """
 
     bytes: Any
     ranks: Any
     operation: Operation = "all_reduce"
     stack: str = "nccl"
+    algorithm: Algorithm = "stack"
+    nodes: int = 1
+    network_bytes_per_s: float | None = None
+    network_latency_s: float = 0.0
 
     @property
     def hops(self) -> Any:
         """Steps of NCCL's ring one after the other. All-to-all has three (ready, data, done) with all peers at once."""
-        if self.operation == "alltoall":
-            return 3
-        return (2 if self.operation == "all_reduce" else 1) * (self.ranks - 1)
+        if self.operation in ("alltoall", "send"):
+            return 3 if self.operation == "alltoall" else 1
+        return self.passes * (self.ranks - 1)
+
+    @property
+    def passes(self) -> int:
+        """How often a byte goes around: as a partial sum, then as the sum."""
+        return 2 if self.operation == "all_reduce" else 1
+
+    @property
+    def node_hops(self) -> Any:
+        """Steps of the ring that cross from node to node (NCCL, src/graph/tuning.cc: nInterSteps)."""
+        if self.nodes == 1:
+            return 0
+        if self.operation in ("alltoall", "send"):
+            return 1
+        return self.passes * (self.nodes - 1)
 
     @property
     def ring_bytes(self) -> Any:
         """Bytes that leave each GPU when every byte passes from rank to rank (or, all-to-all, to its owner)."""
-        passes = 2 if self.operation == "all_reduce" else 1
-        return passes * (self.ranks - 1) / self.ranks * self.bytes
+        if self.operation == "send":
+            return self.bytes
+        return self.passes * (self.ranks - 1) / self.ranks * self.bytes
+
+    @property
+    def network_bytes(self) -> Any:
+        """Bytes that each GPU sends to other nodes: of a collective its share, as every GPU of a node has a port."""
+        if self.nodes == 1 or self.operation == "send":
+            return 0 if self.nodes == 1 else self.bytes
+        share = (self.nodes - 1) / self.nodes * self.bytes
+        return share if self.operation == "alltoall" else self.passes * share * self.nodes / self.ranks
 
     @property
     def one_shot_bytes(self) -> Any:
@@ -166,9 +197,12 @@ class Exchange(msgspec.Struct, frozen=True):
     """Tokens sent to the ranks that hold their experts (dispatch), or their results brought back (combine), by DeepEP.
 
     tokens  on each rank;  hidden  elements of a token;  topk, experts  of the router, drawn evenly
-    mode    `low_latency` (decode: one copy of a token for each of its experts) or `normal` (one for each rank that
-            holds any of them)
+    ranks   that hold the experts;  node_ranks  those that links join: the others are reached over the network
     sms     that the normal kernels run on
+    mode    `low_latency` (decode: one copy of a token for each of its experts) or `normal` (one for each rank that
+            holds any of them; to another node one alone, which a rank there passes on over its links)
+    routed_nodes         the most nodes that the router sends a token to (DeepSeek-V3: 4); None: any number
+    network_bytes_per_s  of one GPU, per direction;  network_latency_s  of one message; both only beyond one node
     """
 
     tokens: Any
@@ -179,6 +213,10 @@ class Exchange(msgspec.Struct, frozen=True):
     sms: Any = 24
     phase: Phase = "dispatch"
     mode: Mode = "low_latency"
+    node_ranks: Any = 8
+    routed_nodes: Any = None
+    network_bytes_per_s: Any = None
+    network_latency_s: Any = 0.0
 
     @property
     def token_bytes(self) -> Any:
@@ -186,11 +224,32 @@ class Exchange(msgspec.Struct, frozen=True):
         return self.hidden * (1 + 4 / 128) if self.phase == "dispatch" else 2 * self.hidden
 
     @property
+    def near_ranks(self) -> Any:
+        """Ranks of one node that take part."""
+        return least(self.ranks, self.node_ranks)
+
+    @property
+    def nodes(self) -> Any:
+        return ceil_div(self.ranks, self.node_ranks)
+
+    @property
+    def node_rounds(self) -> Any:
+        """Rounds of a barrier between the nodes, each with twice as many: the logarithm of nodes, rounded up."""
+        return sum((self.nodes > (1 << i)) * 1 for i in range(16))
+
+    @property
     def copies(self) -> Any:
         """Copies of each token, its own rank's included; the expected number of distinct ranks in normal mode."""
         if self.mode == "low_latency":
             return self.topk
-        return self.ranks * (1 - power(1 - 1 / self.ranks, self.topk))
+        return distinct(least(self.ranks, self._reached_nodes * self.node_ranks), self.topk)
+
+    @property
+    def network_copies(self) -> Any:
+        """Copies of each token that leave its node; in normal mode the expected number of distinct other nodes."""
+        if self.mode == "low_latency":
+            return self.topk * (self.ranks - self.near_ranks) / self.ranks
+        return distinct(self._reached_nodes, self.topk) * (self.nodes - 1) / self.nodes
 
     @property
     def bytes(self) -> Any:
@@ -198,6 +257,39 @@ class Exchange(msgspec.Struct, frozen=True):
         return self.tokens * self.copies * self.token_bytes
 
     @property
-    def pair_tokens(self) -> Any:
-        """Tokens that one rank has for one expert: the low-latency kernels give each such pair one group of warps."""
-        return self.tokens * self.topk / self.experts
+    def network_bytes(self) -> Any:
+        """What each rank sends (combine: receives) over the network."""
+        return self.tokens * self.network_copies * self.token_bytes
+
+    @property
+    def near_bytes(self) -> Any:
+        """What the links of each rank carry, and its own share: in normal mode also what comes from other nodes."""
+        return self.bytes * self.near_ranks / self.ranks if self.mode == "low_latency" else self.bytes
+
+    @property
+    def passes(self) -> Any:
+        """How often the SMs of the normal kernels move each copy: beyond one node once more on its way."""
+        return choose(self.nodes > 1, 2, 1)
+
+    @property
+    def reduction_steps(self) -> Any:
+        """Combine in normal mode: a warp reduces a token by 32 lanes of 16 bytes, one step after the other."""
+        return self.hidden / 256 if self.phase == "combine" and self.mode == "normal" else 0
+
+    def sm_tokens(self, sms: int) -> Any:
+        """Low-latency dispatch: tokens that each SM sends one after the other; 0 for combine.
+
+        DeepEP, csrc/kernels/internode_ll.cu: as many groups of warps to an SM as the experts need, and so many SMs.
+        """
+        groups = ceil_div(self.experts, sms)
+        return self.tokens / ceil_div(self.experts, groups) if self.phase == "dispatch" else 0
+
+    @property
+    def _reached_nodes(self) -> Any:
+        """Nodes that hold experts which a token may have."""
+        return self.nodes if self.routed_nodes is None else least(self.nodes, self.routed_nodes)
+
+
+def distinct(places: Any, draws: Any) -> Any:
+    """The expected number of different places among even draws."""
+    return places * (1 - power(1 - 1 / places, draws))

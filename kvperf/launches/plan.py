@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from kvperf.dtypes import DType, dtype, operand
-from kvperf.launches import mixing
-from kvperf.launches.collective import Collective
+from kvperf.launches import communication, mixing
+from kvperf.launches.collective import Algorithm
 from kvperf.launches.experts import FORMATS, kernel_of
 from kvperf.launches.experts import Experts as ExpertLaunch
 from kvperf.launches.gemm import Gemm
@@ -22,13 +22,19 @@ from kvperf.launches.planned import Plan, Planned
 from kvperf.launches.small import Kind, Small, argmax, sampling
 from kvperf.layout import Shard
 from kvperf.model.architecture import Compressed, Dense, Experts, GroupedQuery, Latent, NoMixer
+from kvperf.stages.moe import expert_tokens, experts_held
 from kvperf.stages.projection import mixer_inputs, mixer_outputs
 from kvperf.work import Work
 from kvperf.workload import Workload
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A stage for one layer: what it is of, what it does, and who runs it."""
+    """A stage for one layer: what it is of, what it does, and who runs it.
+
+    formula     name of the stage's function, where several share the stage's name
+    all_reduce  the algorithm of all-reduces, `stack` for the stack's own choice
+    network_bytes_per_s, network_latency_s  between nodes, where the layout has several
+    """
 
     name: str
     shard: Shard
@@ -36,6 +42,10 @@ class Asked(msgspec.Struct, frozen=True):
     work: Work
     stack: str
     architecture: str
+    formula: str = ""
+    all_reduce: Algorithm = "stack"
+    network_bytes_per_s: Any = None
+    network_latency_s: Any = None
 
 
 BLACKWELL = ("sm_100", "sm_103")
@@ -82,7 +92,9 @@ def fused_experts(shard: Shard) -> int:
     them, where their width is no multiple of a routed expert's, or where ranks hold whole experts.
     """
     ffn = shard.ffn
-    if not isinstance(ffn, Experts) or ffn.shared_gate or ffn.latent is not None or shard.expert_ranks > 1:
+    if not isinstance(ffn, Experts) or ffn.shared_gate or ffn.latent is not None:
+        return 0
+    if shard.expert_ranks > 1 or shard.exchanges:
         return 0
     return 0 if ffn.shared_intermediate % ffn.intermediate else ffn.shared_intermediate // ffn.intermediate
 
@@ -179,26 +191,36 @@ def _experts(asked: Asked) -> Plan:
     shard = asked.shard
     ffn = shard.ffn
     assert isinstance(ffn, Experts)
-    slices = shard.ranks // shard.expert_ranks
+    name = expert_format(shard.formats.experts, shard.input_format("experts"), asked.architecture)
+    shared = fused_experts(shard)
     launch = ExpertLaunch(
         tokens=asked.workload.tokens,
         hidden=ffn.latent or shard.hidden_size,
-        inter=ffn.intermediate * slices,
-        topk=ffn.top_k + (shared := fused_experts(shard)),
-        experts=ffn.experts + shared,
+        inter=ffn.intermediate * (slices := shard.exchange.ranks // shard.expert_ranks),
+        topk=ffn.top_k + shared,
+        experts=ffn.experts + shard.redundant_experts + shared,
         moe_tp=slices,
         moe_ep=shard.expert_ranks,
-        dtype=(name := expert_format(shard.formats.experts, shard.input_format("experts"), asked.architecture)),
+        dtype=name,
         gated=ffn.gated,
         kernel=kernel_of(asked.stack, asked.architecture, name, shard.expert_ranks),
         distribution="uniform",
     )
+    if shard.exchanges or shard.expert_imbalance != 1:
+        launch = _of_this_rank(launch, shard, asked)
     if ffn.latent is None:
         return (Planned("experts", launch),)
     # Experts that work in a latent: a product into it and one out of it, which every rank has whole.
     rows, weight, given = asked.workload.tokens, shard.formats.experts, shard.input_format("experts")
     into = gemm(asked, rows, ffn.latent, shard.hidden_size, weight, given)
     return into, Planned("experts", launch), gemm(asked, rows, shard.hidden_size, ffn.latent, weight, given)
+
+
+def _of_this_rank(launch: ExpertLaunch, shard: Shard, asked: Asked) -> ExpertLaunch:
+    """The experts of this rank alone, with the rows that have arrived for them: each has one expert."""
+    rows, held = expert_tokens(shard, asked.workload), experts_held(shard)
+    kernel = kernel_of(asked.stack, asked.architecture, launch.dtype, 1)
+    return msgspec.structs.replace(launch, tokens=rows, topk=1, experts=held, moe_ep=1, kernel=kernel)
 
 
 def expert_format(weight: DType, given: DType, architecture: str) -> str:
@@ -217,18 +239,6 @@ def expert_format(weight: DType, given: DType, architecture: str) -> str:
             return name
     same_size = [name for name, (stored, _) in FORMATS.items() if dtype(stored).bits == weight.bits]
     return same_size[0] if same_size else "bf16"
-
-
-def _all_reduce(asked: Asked) -> Plan:
-    size = asked.shard.activation.element_bytes * asked.workload.tokens * asked.shard.hidden_size
-    return (Planned("collective", Collective(size, asked.shard.ranks, "all_reduce", asked.stack)),)
-
-
-def _all_gather(asked: Asked) -> Plan:
-    """The logits, in the activations' dtype."""
-    whole = asked.workload.logit_rows * asked.shard.vocab_size * asked.shard.ranks
-    size = asked.shard.activation.element_bytes * whole
-    return (Planned("collective", Collective(size, asked.shard.ranks, "all_gather", "nccl")),)
 
 
 def _lm_head(asked: Asked) -> Plan:
@@ -263,8 +273,7 @@ PLANNERS: dict[str, Callable[[Asked], Plan]] = {
     "shared_experts": _shared_experts,
     "moe_router": _router,
     "moe_experts": _experts,
-    "all_reduce": _all_reduce,
-    "all_gather": _all_gather,
+    **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_receive"), communication.plan),
     "lm_head": _lm_head,
     "sampling": _sampling,
 }

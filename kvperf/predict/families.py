@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kvperf.predict.collective import COLLECTIVE
+from kvperf.predict.collective import COLLECTIVE, EXCHANGE
 from kvperf.predict.decode_attention import DECODE_ATTENTION
 from kvperf.predict.experts import EXPERTS
 from kvperf.predict.family import Family
@@ -26,6 +26,19 @@ def _named(name: str) -> str:
     return {"bf16": "bfloat16", "fp16": "bfloat16"}.get(name, name)
 
 
+def _collective(launch: Any) -> str:
+    """Whose kernel it is. Between nodes no table has any."""
+    if launch.nodes > 1:
+        return "NCCL between nodes"
+    own = launch.operation == "all_reduce" and launch.algorithm in ("stack", "one-shot", "two-shot")
+    return launch.stack if own else "nccl"
+
+
+def _exchange(launch: Any) -> str:
+    """Mode and phase, and whether the ranks of this one launch (no array) are on several nodes."""
+    return f"{launch.mode}_{launch.phase}" + ("_nodes" if launch.nodes > 1 else "")
+
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -35,7 +48,8 @@ FAMILIES: dict[str, Family] = {
         replace(LATENT_PREFILL, label=lambda _launch: "bfloat16"),
         replace(GEMM, label=lambda launch: _named(launch.kind), fills_absent=False),
         replace(EXPERTS, label=lambda launch: _named(launch.dtype)),
-        replace(COLLECTIVE, label=lambda launch: launch.stack if launch.operation == "all_reduce" else "nccl"),
+        replace(COLLECTIVE, label=_collective),
+        replace(EXCHANGE, label=_exchange),
         SMALL,
     )
 }

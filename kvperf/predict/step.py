@@ -10,6 +10,7 @@ import msgspec
 from kvperf.arith import least, most, power
 from kvperf.dtypes import dtype
 from kvperf.errors import KvperfError
+from kvperf.launches.collective import Algorithm
 from kvperf.launches.plan import Asked, covered_by, is_streamed, plan
 from kvperf.launches.planned import Planned
 from kvperf.predict.calibration import Constants
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
 # What the host needs to launch one operation where no CUDA graph does it: eager all-reduce calls take that much longer
 # than the same calls in a graph, on every GPU of the tables (median of the differences; aiconfigurator-core 0.12.0).
 EAGER_LAUNCH_S = 17e-6
+
+
+# Stages in which ranks talk to one another.
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_receive")
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How the stack runs its launches.
+
+    cuda_graphs  replayed from a graph, or each by the host
+    all_reduce   the algorithm of all-reduces: the stack's own choice, or one that is forced
+    overlap      communication runs beside the kernels: the longer of the two counts, not their sum
+    """
+
+    cuda_graphs: bool = True
+    all_reduce: Algorithm = "stack"
+    overlap: bool = False
 
 
 class Margin(msgspec.Struct, frozen=True):
@@ -79,7 +97,7 @@ def predict_step(
     workload: Workload,
     gpu: Gpu,
     stack: str,
-    cuda_graphs: bool = True,
+    options: Options = Options(),
 ) -> PredictedStep:
     """Price every stage once: by its own launches, or by those of the stage that covers it.
 
@@ -98,7 +116,7 @@ def predict_step(
         return PredictedStep(warnings=(f"no prediction: nobody says how many SMs {gpu.name} has",))
     constants = Constants(gpu, stack)
     try:
-        priced = [_stage(stage, workload, gpu, constants) for stage in stages]
+        priced = [_stage(stage, gpu, constants, options) for stage in stages]
     except KvperfError as problem:
         return PredictedStep(warnings=(f"no prediction: {problem.message}",))
     names = [stage.name for stage in stages]
@@ -107,27 +125,32 @@ def predict_step(
         target = found.covered_by or name
         floors[target] = floors[target] + bound_s
     priced = [_not_below(found, floors[name]) for name, found in zip(names, priced, strict=True)]
-    cautions = unmeasured(stages, workload, gpu, constants)
+    cautions = unmeasured(stages, gpu, constants, options)
     if workload.scope == "attention":
-        return _summed(tuple(priced), 0.0, None, cuda_graphs, cautions)
+        return _summed(names, tuple(priced), 0.0, None, options, cautions)
     kind = "experts" if "moe_experts" in names else "dense"
-    return _summed(tuple(priced), _host_s(constants, workload), constants.whole_step(kind), cuda_graphs, cautions)
+    host_s, ends = _host_s(constants, stages), constants.whole_step(kind)
+    return _summed(names, tuple(priced), host_s, ends, options, cautions)
 
 
-def _host_s(constants: Constants, workload: Workload) -> Any:
-    """The scheduler's time of a step and of each request in it; None where no load test showed it."""
+def _host_s(constants: Constants, stages: Sequence[StageWork]) -> Any:
+    """The scheduler's time of a step and of each of its rank's requests; None where no load test showed it."""
     host = constants.host()
     if host is None:
         return None
     numbers = host.numbers()
-    return numbers["step_s"] + numbers["request_s"] * workload.sequences
+    requests: Any = 0
+    for stage in stages:  # context-parallel ranks share out the tokens, and all attend to every sequence
+        requests = most(requests, stage.parts[0].workload.sequences)
+    return numbers["step_s"] + numbers["request_s"] * requests
 
 
 def _summed(
+    names: Sequence[str],
     stages: tuple[Predicted, ...],
     host_s: Any,
     ends: tuple[float, float] | None,
-    cuda_graphs: bool,
+    options: Options,
     cautions: tuple[str, ...],
 ) -> PredictedStep:
     """The stages one after another and the host beside them.
@@ -138,12 +161,14 @@ def _summed(
     for stage in stages:
         whole = _plus(whole, stage)
     beside_s: Any = 0.0 if host_s is None else host_s
-    if not cuda_graphs:
+    hidden_s: Any = _hidden_s(names, stages) if options.overlap else 0.0
+    if not options.cuda_graphs:
         beside_s = host_s = beside_s + most(whole.launches * EAGER_LAUNCH_S - whole.seconds, 0.0)
-    seconds = whole.seconds + beside_s
-    low_s, high_s = whole.low_s + beside_s, whole.high_s + beside_s
+    seconds = whole.seconds - hidden_s + beside_s
+    low_s, high_s = most(whole.low_s - hidden_s, 0.0) + beside_s, whole.high_s - hidden_s + beside_s
     if ends is not None:
-        low_s, high_s = most(least(low_s, seconds * ends[0]), whole.floor_s), most(high_s, seconds * ends[1])
+        floor_s = most(whole.floor_s - hidden_s, 0.0)
+        low_s, high_s = most(least(low_s, seconds * ends[0]), floor_s), most(high_s, seconds * ends[1])
     return PredictedStep(
         stages=stages,
         seconds=seconds,
@@ -156,6 +181,17 @@ def _summed(
     )
 
 
+def _hidden_s(names: Sequence[str], stages: tuple[Predicted, ...]) -> Any:
+    """The shorter of communication and the rest: what overlap at its best hides."""
+    talking, working = 0.0, 0.0
+    for name, stage in zip(names, stages, strict=True):
+        if name in COLLECTIVES:
+            talking = talking + stage.seconds
+        else:
+            working = working + stage.seconds
+    return least(talking, working)
+
+
 def _without_matrix_unit(stages: Sequence[StageWork], gpu: Gpu) -> str | None:
     """The operand format of a product that only the GPU's vector units can multiply."""
     for stage in stages:
@@ -165,7 +201,9 @@ def _without_matrix_unit(stages: Sequence[StageWork], gpu: Gpu) -> str | None:
     return None
 
 
-def unmeasured(stages: Sequence[StageWork], workload: Workload, gpu: Gpu, constants: Constants) -> tuple[str, ...]:
+def unmeasured(
+    stages: Sequence[StageWork], gpu: Gpu, constants: Constants, options: Options = Options()
+) -> tuple[str, ...]:
     """What no table measures and the prediction rests on: stages without a family, formats with a stand-in."""
     streamed = [stage.name for stage in stages if is_streamed(stage.name)]
     found = []
@@ -176,10 +214,7 @@ def unmeasured(stages: Sequence[StageWork], workload: Workload, gpu: Gpu, consta
     for stage in stages:
         for part in stage.parts:
             if covered_by(stage.name, part.shard) is None:
-                work = part.formula(part.shard, workload)
-                for planned in plan(
-                    Asked(stage.name, part.shard, workload, work, constants.stack, gpu.architecture.name)
-                ):
+                for planned in plan(_asked(stage.name, part, gpu, constants, options)):
                     stands_in(planned, constants, standing)
     return (*found, *standing.values())
 
@@ -205,22 +240,35 @@ def stands_in(planned: Planned, constants: Constants, found: dict[str, str]) -> 
         found["kv"] = f"attention over a {planned.launch.kv} cache was not measured: that of fp8 stands in"
 
 
-def _stage(stage: StageWork, workload: Workload, gpu: Gpu, constants: Constants) -> Predicted:
+def _stage(stage: StageWork, gpu: Gpu, constants: Constants, options: Options) -> Predicted:
     priced = Predicted()
     for part in stage.parts:
-        priced = _plus(priced, _part(stage.name, part, workload, gpu, constants))
+        priced = _plus(priced, _part(stage.name, part, gpu, constants, options))
     return priced
 
 
-def _part(name: str, part: Part, workload: Workload, gpu: Gpu, constants: Constants) -> Predicted:
+def _asked(name: str, part: Part, gpu: Gpu, constants: Constants, options: Options) -> Asked:
+    return Asked(
+        name,
+        part.shard,
+        part.workload,
+        part.of_a_layer,
+        constants.stack,
+        gpu.architecture.name,
+        part.formula.__name__,
+        options.all_reduce,
+        gpu.network_bytes_per_s,
+        gpu.network_latency_s,
+    )
+
+
+def _part(name: str, part: Part, gpu: Gpu, constants: Constants, options: Options) -> Predicted:
     """The launches of one layer, times the layers."""
     covering = covered_by(name, part.shard)
     if covering is not None:
         return Predicted(covered_by=covering)
-    work = part.formula(part.shard, workload)
     layers = Predicted()
-    asked = Asked(name, part.shard, workload, work, constants.stack, gpu.architecture.name)
-    for planned in plan(asked):
+    for planned in plan(_asked(name, part, gpu, constants, options)):
         used, times = constants.of(planned.family), part.layers * planned.times
         family = FAMILIES[planned.family]
         seconds = family.seconds(planned.launch, gpu, used.constants) * times

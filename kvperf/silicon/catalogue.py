@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from kvperf.errors import KvperfError
 from kvperf.hardware import Gpu, load_gpu
+from kvperf.launches.collective import Mode, Phase
 from kvperf.predict import collective as collectives
 from kvperf.predict import decode_attention as decoding
 from kvperf.predict import experts as expert
@@ -38,7 +40,7 @@ class Stage(msgspec.Struct, frozen=True):
 class Tables(msgspec.Struct, frozen=True):
     """The measurements of one family.
 
-    measured  stack, version and table
+    measured  stack, version and table; of a reader: what else it took
     read      rows of the formats that are used, before lint
     drops     what lint took of them: rule, reason, rows
     held      constants whose mechanism these kernels do not have, at the value that takes them out
@@ -65,8 +67,10 @@ TABLES = {
     "gemm": "gemm/gemm_perf",
     "experts": "moe/moe_perf",
     "collective": "comm/custom_allreduce_perf",
+    "exchange": "comm/wideep_deepep_ll_perf",
 }
 FORMATS = ("bfloat16", "fp8")
+EXCHANGES: tuple[tuple[Mode, Phase], ...] = tuple(itertools.product(("low_latency", "normal"), ("dispatch", "combine")))
 BLACKWELL = ("sm_100", "sm_103")
 # Rules of the rooms: name and reason.
 STAND_IN = (
@@ -93,7 +97,8 @@ def tables(family: str, gpu: str, stack: str) -> Tables | None:
     whole = [v for v in known if (1 if family == "experts" else 2) * sizes[v] >= max(sizes.values())]
     version = max(whole, key=_order)
     found = READERS[family](load_gpu(gpu), gpu, stack, version)
-    return msgspec.structs.replace(found, measured=f"{stack} {version}, {table}") if found and found.groups else None
+    measured = f"{stack} {version}, {table}" + (f"; {found.measured}" if found.measured else "")
+    return msgspec.structs.replace(found, measured=measured) if found.groups else None
 
 
 def _rejected(gpu: str, table: str, stack: str, version: str) -> bool:
@@ -233,6 +238,29 @@ def _collective(device: Gpu, gpu: str, stack: str, version: str) -> Tables:
     return Tables("", kept, stages, total, drops, _neutral("collective", waits))
 
 
+def _exchange(device: Gpu, gpu: str, stack: str, version: str) -> Tables:
+    groups, beyond, congested = [], [], 0
+    for mode, phase in EXCHANGES:
+        groups.append(Group(f"{mode}_{phase}", collective.exchange_rows(gpu, mode, phase, version)))
+        rows, slow = collective.network_exchange_rows(gpu, mode, phase)
+        congested += slow
+        if rows.keys:
+            beyond.append(Group(f"{mode}_{phase}_nodes", rows))
+    kept, fast = _possible("exchange", [*groups, *beyond], device)
+    stages = [
+        Stage(
+            ("low_latency_dispatch", "low_latency_combine"), tuple(c.name for c in collectives.LOW_LATENCY_CONSTANTS)
+        ),
+        Stage(("normal_dispatch", "normal_combine"), tuple(c.name for c in collectives.NORMAL_CONSTANTS)),
+    ]
+    measured = collective.EXCHANGE_TABLES["normal"]
+    if beyond:
+        stages.append(Stage(tuple(g.label for g in beyond), tuple(c.name for c in collectives.NETWORK_CONSTANTS)))
+        measured += f"; several nodes: {collective.SEVERAL_NODES}"
+    drops = ((*collective.CONGESTED, congested), (*FASTER, fast))
+    return Tables(measured, kept, tuple(stages), _rows(kept) + congested + fast, drops)
+
+
 def _possible(family: str, groups: Iterable[Group], device: Gpu) -> tuple[tuple[Group, ...], int]:
     """The groups without rows below the floor, and how many these were."""
     kept, fast = [], 0
@@ -251,6 +279,7 @@ READERS: dict[str, Callable[[Gpu, str, str, str], Tables]] = {
     "gemm": _gemm,
     "experts": _experts,
     "collective": _collective,
+    "exchange": _exchange,
 }
 
 

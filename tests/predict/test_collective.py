@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kvperf.hardware import load_gpu
-from kvperf.launches.collective import KIB, MIB, Collective, Exchange
-from kvperf.predict.collective import COLLECTIVE, EXCHANGE, NCCL, with_nccl
+from kvperf.launches.collective import KIB, MIB, Collective
+from kvperf.predict.collective import COLLECTIVE, NCCL, with_nccl
 
 H100 = {  # about what the tables give
     "nccl_launch_s": 4.5e-6,
@@ -123,25 +123,6 @@ def test_decode_all_reduce_of_8_h100(h100):
     launch = Collective(16 * KIB, 8, stack="sglang")
     assert 3e-6 < COLLECTIVE.seconds(launch, h100, H100) < 6e-6
     assert 15e-6 < COLLECTIVE.seconds(Collective(16 * KIB, 8), h100, H100) < 19e-6
-
-
-def test_exchange_by_hand():
-    launch = Exchange(128, 7168, 8, 256)
-    assert launch.bytes == 128 * 8 * 7392
-    assert launch.pair_tokens == 4
-    normal = Exchange(128, 7168, 1, 256, phase="combine", mode="normal")
-    assert normal.bytes == pytest.approx(128 * 2 * 7168)
-    assert Exchange(1, 1, 100, 256, mode="normal").copies == pytest.approx(8, rel=1e-4)
-
-
-def test_exchange_points_equal_the_array(h100):
-    constants = {constant.name: constant.start for constant in EXCHANGE.constants}
-    tokens = np.array([1.0, 16.0, 128.0, 4096.0])
-    for mode in ("low_latency", "normal"):
-        many = EXCHANGE.seconds(Exchange(tokens, 7168, 8, 256, mode=mode), h100, constants)
-        one = [EXCHANGE.seconds(Exchange(t, 7168, 8, 256, mode=mode), h100, constants) for t in tokens.tolist()]
-        assert many.tolist() == one
-        assert (np.diff(many) > 0).all()
 
 
 def test_plain_numbers_import_no_numpy():

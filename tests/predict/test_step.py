@@ -16,7 +16,7 @@ from kvperf.inputs import step_workload
 from kvperf.launches import decode_attention
 from kvperf.launches.experts import Experts
 from kvperf.launches.plan import Asked, covered_by, plan
-from kvperf.layout import one_rank
+from kvperf.layout import Parallelism, one_rank
 from kvperf.model import load_model, model_names
 from kvperf.model.architecture import Compressed
 from kvperf.pipeline import StageWork, pipeline
@@ -51,7 +51,7 @@ ROUNDING = 1e-12
 def stages_of(name: str, workload: Workload, tp: int = 1) -> tuple[StageWork, ...]:
     """Those of a model; none where `tp` does not divide it."""
     try:
-        return pipeline(one_rank(load_model(name), workload, tp), workload)
+        return pipeline(one_rank(load_model(name), workload, Parallelism(tp=tp)), workload)
     except KvperfError:
         return ()
 
@@ -93,7 +93,7 @@ def launched(stages: tuple[StageWork, ...], workload: Workload, stack: str) -> t
                 assert (target, id(part.shard)) in layers, "covered by a stage that these layers lack"
                 assert covered_by(target, part.shard) is None, "covered by a stage that is covered"
                 continue
-            launches = plan(Asked(stage.name, part.shard, workload, part.work, stack, "sm_90"))
+            launches = plan(Asked(stage.name, part.shard, workload, part.work, stack, "sm_90", part.formula.__name__))
             assert launches, "neither launched nor covered"
             for one in launches:
                 done[target] = done.get(target, 0.0) + executed_flops(one.launch) * one.times * part.layers
