@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from kvperf import __version__
 from kvperf.arith import Number
 from kvperf.bound import Resources, achievable_s, resources, ridge_flops_per_byte
-from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory, memory
+from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory
 from kvperf.ceilings import ceilings, mma_utilisation
-from kvperf.layout import Layout, one_rank
+from kvperf.evaluation import RankStep, Step
+from kvperf.evaluation import step as evaluated
+from kvperf.layout import ALONE, Layout, Parallelism
 from kvperf.model.architecture import MODULES, Experts, GroupedQuery, Model
 from kvperf.model.parameters import parameters
-from kvperf.pipeline import StageWork, pipeline, total_work
-from kvperf.predict.step import PredictedStep, predict_step
+from kvperf.predict.step import Options
 from kvperf.record import (
     Analysis,
     AttentionFacts,
@@ -25,6 +26,7 @@ from kvperf.record import (
     UsedPeak,
     WorkloadFacts,
 )
+from kvperf.replication import fullest, replicated
 from kvperf.workload import Requests, Workload
 
 if TYPE_CHECKING:
@@ -36,30 +38,35 @@ def analyse(
     gpu: Gpu,
     model: Model,
     workload: Workload,
-    tp: int = 1,
+    parallelism: Parallelism = ALONE,
     stack: str = "none",
-    cuda_graphs: bool = True,
+    options: Options = Options(),
     memory_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Analysis:
-    """Bound and predict every stage of one step. Raises KvperfError where `tp` does not divide the model."""
-    layout = one_rank(model, workload, tp)
-    stages = pipeline(layout, workload)
-    kept = memory(model, layout, workload, stages, gpu.hbm_capacity_bytes, memory_fraction, reserve_bytes)
-    busy = [resources(stage.work, gpu) for stage in stages]
-    predicted = predict_step(stages, [b.longest_s for b in busy], workload, gpu, stack, cuda_graphs)
-    step = _step(stages, busy, gpu, workload, predicted)
+    """Bound and predict every stage of one step. Raises KvperfError where the layout does not divide the model."""
+    whole = evaluated(gpu, model, workload, parallelism, stack, options)
+    rank, m, gpu = whole.busiest, whole.micro_batches, whole.gpu
+    kept = fullest(model, whole, workload, memory_fraction, reserve_bytes)
+    figures = _step(whole, workload)
+    would_fit = ()
+    if kept.fits is False:
+        from kvperf.fitting import Tried, nearest
+
+        would_fit = nearest(Tried(gpu, model, workload, parallelism, memory_fraction, reserve_bytes), kept)
     return Analysis(
         schema_version="kvperf.analysis/1",
         version=__version__,
-        gpu=_gpu_facts(gpu, step_work := total_work(tuple(stage.work for stage in stages))),
+        gpu=_gpu_facts(gpu, work := rank.work),
         model=_model_facts(model, workload),
-        workload=_workload_facts(model, layout, workload, stack, cuda_graphs),
-        stages=tuple(_stage(i, stage, busy[i], gpu, step, predicted) for i, stage in enumerate(stages)),
-        step=step,
+        workload=_workload_facts(model, whole, workload, stack, options),
+        stages=tuple(_stage(rank, index, m, gpu, figures) for index in range(len(rank.stages))),
+        step=figures,
         memory=kept,
-        attention=_attention_facts(layout, workload, step_work, step) if workload.scope == "attention" else None,
-        warnings=(*_warnings(gpu, model, workload, kept), *predicted.warnings),
+        attention=_attention_facts(rank.layout, workload, work, figures) if workload.scope == "attention" else None,
+        replicated=replicated(model, whole, workload),
+        would_fit=would_fit,
+        warnings=(*_warnings(gpu, model, workload, kept), *rank.predicted.warnings),
     )
 
 
@@ -75,7 +82,8 @@ def _figures(work: Work, busy: Resources, gpu: Gpu) -> dict[str, Any]:
         "kv_write_bytes": work.kv_write_bytes,
         "hbm_bytes": hbm_bytes,
         "compulsory_bytes": work.compulsory_bytes,
-        "link_bytes": work.link_bytes + work.host_bytes,
+        "link_bytes": work.link_bytes + work.network_bytes + work.host_bytes,
+        "network_bytes": work.network_bytes,
         "flops_per_byte": work.matrix_flops / hbm_bytes if hbm_bytes else None,
         "mma_utilisation": mma_utilisation(work, gpu),
         "resources": busy,
@@ -86,48 +94,48 @@ def _figures(work: Work, busy: Resources, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _stage(
-    index: int, stage: StageWork, busy: Resources, gpu: Gpu, step: StepFigures, predicted: PredictedStep
-) -> StageFigures:
-    figures = _figures(stage.work, busy, gpu)
-    own, whole = busy.longest_s, step.serial_bound_s
-    if predicted.stages:
-        found = predicted.stages[index]
-        own, whole = found.seconds, step.predicted_s
+def _stage(rank: RankStep, index: int, m: int, gpu: Gpu, step: StepFigures) -> StageFigures:
+    stage = rank.stages[index]
+    work = stage.work if m == 1 else stage.work.times(m)
+    figures = _figures(work, resources(work, gpu), gpu)
+    own, whole = figures["bound_s"], step.serial_bound_s
+    if rank.predicted.stages:
+        found = rank.predicted.stages[index]
+        own, whole = m * found.seconds, step.predicted_s
         figures |= {
-            "predicted_s": found.seconds,
-            "predicted_low_s": found.low_s,
-            "predicted_high_s": found.high_s,
+            "predicted_s": own,
+            "predicted_low_s": m * found.low_s,
+            "predicted_high_s": m * found.high_s,
             "calibration": found.calibration,
-            "launches": found.launches,
+            "launches": m * found.launches,
             "covered_by": found.covered_by,
         }
     return StageFigures(name=stage.name, layers=stage.layers, share=own / whole if whole else 0.0, **figures)
 
 
-def _step(
-    stages: tuple[StageWork, ...], busy: list[Resources], gpu: Gpu, workload: Workload, predicted: PredictedStep
-) -> StepFigures:
-    work = total_work(tuple(stage.work for stage in stages))
-    together = resources(work, gpu)
-    serial = 0.0
-    for stage in busy:
-        serial = serial + stage.longest_s
-    figures = _figures(work, together, gpu)
+def _step(whole: Step, workload: Workload) -> StepFigures:
+    rank, m, gpu = whole.busiest, whole.micro_batches, whole.gpu
+    work = rank.work if m == 1 else rank.work.times(m)
+    figures = _figures(work, resources(work, gpu), gpu) | {"bound_s": whole.bound_s}
     # A measured ceiling holds for the step where it holds for every stage of it.
-    if any(achievable_s(stage.work, gpu) is None for stage in stages):
+    if any(achievable_s(stage.work, gpu) is None for stage in rank.stages):
         figures["achievable_s"] = None
-    if predicted.stages:
+    if whole.predicted_s is not None:
         figures |= {
-            "predicted_s": predicted.seconds,
-            "predicted_low_s": predicted.low_s,
-            "predicted_high_s": predicted.high_s,
-            "calibration": predicted.calibration,
-            "launches": predicted.launches,
-            "host_s": predicted.host_s,
-            "tokens_per_s_predicted": workload.tokens / predicted.seconds,
+            "predicted_s": whole.predicted_s,
+            "predicted_low_s": whole.predicted_low_s,
+            "predicted_high_s": whole.predicted_high_s,
+            "calibration": rank.predicted.calibration,
+            "launches": m * rank.predicted.launches,
+            "host_s": whole.host_s,
+            "tokens_per_s_predicted": workload.tokens / whole.predicted_s,
         }
-    return StepFigures(serial_bound_s=serial, tokens_per_s_bound=workload.tokens / together.longest_s, **figures)
+    return StepFigures(
+        serial_bound_s=m * rank.serial_bound_s + whole.bound_wait_s,
+        tokens_per_s_bound=workload.tokens / whole.bound_s,
+        pipeline_wait_s=whole.wait_s,
+        **figures,
+    )
 
 
 def _gpu_facts(gpu: Gpu, work: Work) -> GpuFacts:
@@ -182,7 +190,9 @@ def _model_facts(model: Model, workload: Workload) -> ModelFacts:
     )
 
 
-def _workload_facts(model: Model, layout: Layout, workload: Workload, stack: str, cuda_graphs: bool) -> WorkloadFacts:
+def _workload_facts(model: Model, whole: Step, workload: Workload, stack: str, options: Options) -> WorkloadFacts:
+    layout = whole.busiest.layout
+    spread = layout.parallelism
     longest = max(workload.requests, key=lambda r: r.context_tokens)
     shards = [owned.shard for owned in layout.kinds]
     first = shards[0]
@@ -207,10 +217,24 @@ def _workload_facts(model: Model, layout: Layout, workload: Workload, stack: str
         qkv_gemms=3 if workload.fusion == "eager" else workload.qkv_gemms,
         sampling=workload.sampling,
         routing="uniform" if routed else None,
-        tp=layout.tp,
-        ep=layout.ep,
+        tp=spread.tp,
+        pp=spread.pp,
+        cp=spread.cp,
+        ep=spread.ep,
+        attention_dp=spread.attention_dp,
+        gpus=spread.gpus,
+        nodes=spread.nodes,
+        network=whole.gpu.cluster.network.name if whole.gpu.cluster.network and spread.nodes > 1 else None,
+        micro_batches=whole.micro_batches,
+        context_scheme=spread.context if spread.cp > 1 else None,
+        sequence_parallel=layout.ends.sequence_parallel,
+        redundant_experts=spread.redundant_experts,
+        expert_imbalance=spread.expert_imbalance,
+        routed_nodes=spread.routed_nodes,
+        all_reduce=options.all_reduce,
+        overlap=options.overlap,
         stack=None if stack == "none" else stack,
-        cuda_graphs=cuda_graphs,
+        cuda_graphs=options.cuda_graphs,
     )
 
 
@@ -258,7 +282,8 @@ def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory) -> tuple
 
 
 def _needed(kept: Memory) -> Number:
-    return kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
+    held = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes
+    return held + kept.reserve_bytes + kept.collective_buffer_bytes
 
 
 def _gib(size: Number) -> str:

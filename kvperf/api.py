@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kvperf import inputs
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES
 from kvperf.errors import KvperfError, unknown_name
 from kvperf.hardware import gpu_names, load_gpu
+from kvperf.hardware.cluster import in_cluster, load_cluster
+from kvperf.hardware.gpu import Cluster
+from kvperf.layout import Parallelism, checked
 from kvperf.model import load_model, model_names
 from kvperf.workload import Fusion, Phase, Sampling, Workload
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
     from kvperf.model.architecture import Model
+    from kvperf.plan import Plan
     from kvperf.record import Analysis
+    from kvperf.strategies import Strategy
 
 
 def analyze(
-    gpu: str | Path = inputs.DEFAULT_GPU,
+    gpu: str | Path | None = None,
     model: str | Path | None = None,
     *,
     batch: int | None = None,
@@ -38,6 +44,20 @@ def analyze(
     qkv_gemms: Literal[1, 3] = 1,
     sampling: Sampling = "argmax",
     tp: int = 1,
+    pp: int = 1,
+    cp: int = 1,
+    ep: int = 1,
+    attention_dp: int = 1,
+    cluster: str | None = None,
+    network: str | None = None,
+    micro_batches: int | None = None,
+    context_scheme: Literal["ring", "ulysses"] = "ring",
+    sequence_parallel: bool = False,
+    redundant_experts: int = 0,
+    expert_imbalance: float = 1.0,
+    routed_nodes: int | None = None,
+    all_reduce: str = "stack",
+    overlap: bool = False,
     heads: int | None = None,
     kv_heads: int | None = None,
     head_dim: int | None = None,
@@ -48,7 +68,11 @@ def analyze(
 ) -> Analysis:
     """Bound and predict one generation step, stage by stage.
 
-    gpu, model    names, aliases or files; without a model it is llama-3.1-8b
+    gpu, model    names, aliases or files; without them h100 and llama-3.1-8b
+    cluster       `h100-sxm:8x2` instead of a GPU, two nodes of eight;  network: what joins nodes, by name or file
+    tp, pp, cp, ep, attention_dp  degrees of the layout (kvperf.layout.Parallelism), as the eight arguments from
+                  micro_batches on;  figures are of the busiest GPU
+    all_reduce    the algorithm that is predicted;  overlap: communication runs beside the kernels
     batch         sequences (default 1);  seq: KV entries the last new token sees, itself included (default 4096)
     contexts      one context for each sequence of a ragged batch, instead of batch and seq
     heads         attention alone, without a model (with kv_heads and head_dim)
@@ -60,6 +84,8 @@ def analyze(
     prepared = prepare(
         gpu,
         model,
+        cluster=cluster,
+        network=network,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -81,26 +107,47 @@ def analyze(
     from kvperf.analysis import analyse
 
     inputs.check_stack(stack)
-    if not 0 < memory_fraction <= 1:
-        raise KvperfError(
-            f"--memory-fraction {memory_fraction} is no share of a GPU", "give a number up to 1, like 0.9"
-        )
-    if reserve_bytes < 0:
-        raise KvperfError(f"a reserve of {reserve_bytes} bytes is none", "give 0 or more")
+    _check_memory(memory_fraction, reserve_bytes)
     return analyse(
         *prepared,
-        tp=tp,
+        parallelism=layout(
+            tp=tp,
+            pp=pp,
+            cp=cp,
+            ep=ep,
+            attention_dp=attention_dp,
+            micro_batches=micro_batches,
+            context_scheme=context_scheme,
+            sequence_parallel=sequence_parallel,
+            redundant_experts=redundant_experts,
+            expert_imbalance=expert_imbalance,
+            routed_nodes=routed_nodes,
+        ),
         stack=stack,
-        cuda_graphs=cuda_graphs,
+        options=inputs.stack_options(cuda_graphs, all_reduce, overlap),
         memory_fraction=memory_fraction,
         reserve_bytes=reserve_bytes,
     )
 
 
+def layout(*, context_scheme: Literal["ring", "ulysses"] = "ring", **degrees: Any) -> Parallelism:
+    """The layout of these degrees. Raises KvperfError where no cluster could be laid out so."""
+    found = checked(Parallelism(context=context_scheme, **degrees))
+    if found.micro_batches is not None and found.pp == 1:
+        raise KvperfError("--micro-batches without --pp", "they follow each other through pipeline stages: give --pp")
+    if found.sequence_parallel and found.tp == 1:
+        raise KvperfError(
+            "--sequence-parallel without --tp", "it shares tokens out over tensor-parallel GPUs: give --tp"
+        )
+    return found
+
+
 def prepare(
-    gpu: str | Path,
+    gpu: str | Path | None,
     model: str | Path | None,
     *,
+    cluster: str | None = None,
+    network: str | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
     head_dim: int | None = None,
@@ -114,11 +161,103 @@ def prepare(
         raise KvperfError("--heads and --model say two different things", "--heads is attention without a model")
     if model is not None and not str(model):
         raise unknown_name("model", "", model_names(), "`kvperf models`")
-    loaded = load_gpu(str(gpu))
+    loaded = _gpu(gpu, cluster, network)
     workload = inputs.step_workload(scope="step" if heads is None else "attention", **step)  # type: ignore[arg-type]
     if heads is not None:
         return loaded, inputs.attention_model(heads, kv_heads, 128 if head_dim is None else head_dim), workload
     return loaded, load_model(str(inputs.DEFAULT_MODEL if model is None else model)), workload
+
+
+def plan(
+    gpus: Sequence[str | Path] = (inputs.DEFAULT_GPU,),
+    model: str | Path | None = None,
+    *,
+    prompt_tokens: int = 2048,
+    output_tokens: int = 512,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    requests_per_s: float | None = None,
+    most_gpus: int = 8,
+    price: float | None = None,
+    network: str | None = None,
+    modes: Sequence[str] = ("mixed", "apart"),
+    weight_dtypes: tuple[str, ...] = (),
+    kv_dtypes: tuple[str, ...] = (),
+    stack: str = inputs.DEFAULT_STACK,
+    memory_fraction: float = MEMORY_FRACTION,
+    reserve_bytes: int = RESERVE_BYTES,
+) -> Plan:
+    """Search layouts, batches and formats that serve a load within its targets.
+
+    prompt_tokens, output_tokens  of each request;  requests_per_s: that arrive (None: as many as are served)
+    ttft_s, tpot_s  targets (None: any);  most_gpus: of all replicas;  price: of one GPU for an hour
+    modes           mixed: prompts in chunks beside decoding; apart: on GPUs of their own
+    weight_dtypes, kv_dtypes  to try, `checkpoint` for the published ones (empty: these, and fp8 where a unit has it)
+
+    Returns the record `kvperf.plan/1`. Raises KvperfError for bad input.
+    """
+    from kvperf.plan import Load, checked_load
+    from kvperf.plan import plan as search
+
+    load = checked_load(Load(prompt_tokens, output_tokens, ttft_s, tpot_s, requests_per_s, most_gpus, price))
+    _check_memory(memory_fraction, reserve_bytes)
+    inputs.check_stack(stack)
+    loaded = [_gpu(name, None, network) for name in gpus]
+    named = load_model(str(inputs.DEFAULT_MODEL if model is None else model))
+    return search(
+        loaded,
+        named,
+        load,
+        stack=stack,
+        modes=modes,
+        weight_dtypes=weight_dtypes,
+        kv_dtypes=kv_dtypes,
+        memory_fraction=memory_fraction,
+        reserve_bytes=reserve_bytes,
+    )
+
+
+def plan_strategies(found: Plan, network: str | None = None) -> tuple[Strategy, ...]:
+    """Notes on each parallel strategy for a plan's model and load: a decode step in the middle of the output.
+
+    Of the way with the most tokens/s a GPU; on as many GPUs as a node has, and the plan may use.
+    """
+    from kvperf.hardware.cluster import node_size
+    from kvperf.strategies import strategies
+
+    best = found.front[-1] if found.front else None
+    gpu = _gpu(best.gpu if best else inputs.DEFAULT_GPU, None, network)
+    context = found.load.prompt_tokens + (found.load.output_tokens + 1) // 2
+    model = load_model(found.model)
+    weight = best.weight_dtype if best else None
+    published = weight in (model.checkpoint.quantised, model.checkpoint.dtype)
+    workload = inputs.step_workload(
+        batch=best.pools[-1].batch if best else 1,
+        seq=context,
+        weight_dtype=None if published else weight,
+        kv_dtype=best.kv_dtype if best else None,
+    )
+    degree = 1 << (min(node_size(gpu), max(2, found.load.most_gpus)).bit_length() - 1)
+    return strategies(gpu, model, workload, degree, found.stack)
+
+
+def _check_memory(fraction: float, reserve_bytes: int) -> None:
+    if not 0 < fraction <= 1:
+        raise KvperfError(f"--memory-fraction {fraction} is no share of a GPU", "give a number up to 1, like 0.9")
+    if reserve_bytes < 0:
+        raise KvperfError(f"a reserve of {reserve_bytes} bytes is none", "give 0 or more")
+
+
+def _gpu(gpu: str | Path | None, cluster: str | None, network: str | None) -> Gpu:
+    """The GPU that is named, in the cluster that is."""
+    if cluster is not None:
+        if gpu is not None:
+            raise KvperfError(f"--gpu {gpu} beside --cluster {cluster}", "--cluster names the GPU: leave --gpu out")
+        return load_cluster(cluster, network)
+    if gpu is not None and re.search(r":\d+([x×]\d+)?$", str(gpu)):
+        raise KvperfError(f"--gpu {gpu} is a cluster", f"write --cluster {gpu}")
+    loaded = load_gpu(str(inputs.DEFAULT_GPU if gpu is None else gpu))
+    return loaded if network is None else in_cluster(loaded, Cluster(), network)
 
 
 def to_json(record: Analysis) -> str:

@@ -51,13 +51,20 @@ def resources(work: Work, gpu: Gpu) -> Resources:
 
 
 def _link_s(work: Work, gpu: Gpu) -> Any:
-    """Bytes to other GPUs over the GPU link, bytes to the host over PCIe; an absent link carries nothing."""
-    between_gpus = gpu.link_bytes_per_s or gpu.host_bytes_per_s
+    """Bytes over each of its links at that link's rate: to GPUs of the node, to other nodes, over PCIe to the host.
+
+    The links carry at the same time; without a GPU link, PCIe carries what it would. An absent link carries nothing.
+    """
+    between_gpus, host_bytes = gpu.link_bytes_per_s, work.host_bytes
     seconds: Any = 0.0
     if between_gpus:
         seconds = seconds + work.link_bytes / between_gpus
+    else:
+        host_bytes = host_bytes + work.link_bytes
     if gpu.host_bytes_per_s:
-        seconds = seconds + work.host_bytes / gpu.host_bytes_per_s
+        seconds = most(seconds, host_bytes / gpu.host_bytes_per_s)
+    if gpu.network_bytes_per_s:
+        seconds = most(seconds, work.network_bytes / gpu.network_bytes_per_s)
     return seconds
 
 
@@ -81,4 +88,4 @@ def achievable_s(work: Work, gpu: Gpu) -> Any:
 
 def _leaves_the_gpu(work: Work) -> bool:
     """Whether the stage has link traffic at all: no link ceiling is measured yet."""
-    return any(type(moved) is not int or moved != 0 for moved in (work.link_bytes, work.host_bytes))
+    return any(type(moved) is not int or moved != 0 for moved in (work.link_bytes, work.network_bytes, work.host_bytes))

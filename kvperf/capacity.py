@@ -11,19 +11,25 @@ from typing import Any
 
 import msgspec
 
-from kvperf.arith import Number, ceil_div, floor, most
+from kvperf.arith import Number, ceil_div, floor, least, most, total
 from kvperf.dtypes import DType, matrix_bytes
-from kvperf.layout import Layout, Shard, one_rank
+from kvperf.layout import Layout, Shard, micro_batch, micro_batches, one_rank, shared
 from kvperf.model.architecture import Compressed, Experts, Latent, Model
 from kvperf.pipeline import StageWork, pipeline
 from kvperf.stages.compressed import compressed_cache_bytes
 from kvperf.stages.kv_update import cached_bytes, cached_elements, span_of
-from kvperf.stages.moe import expected_experts, expert_bytes
+from kvperf.stages.moe import expert_bytes, experts_held, experts_hit
 from kvperf.stages.recurrent import state_bytes
 from kvperf.workload import Requests, Workload, resident_tokens
 
 MEMORY_FRACTION = 0.90  # vLLM's long-standing default of gpu_memory_utilization (vllm/config/cache.py)
 RESERVE_BYTES = 3_758_096_384  # 3.5 GiB: ai-dynamo/aiconfigurator systems/*.yaml, memory that no formula sees
+# Buffers of NCCL, by ranks of the largest group: the same files, misc.nccl_mem.
+COLLECTIVE_BUFFER_BYTES = {1: 0, 2: 358_612_992, 4: 411_041_792}
+# Memory of one kernel in a captured graph: 0.21 GiB for 35 graphs of Llama-3.2-1B, 164 kernels each (the log in
+# vllm-project/vllm#11349). vLLM captures as many batch sizes.
+GRAPH_KERNEL_BYTES = 39_283
+GRAPHS = 35
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -32,7 +38,10 @@ class Memory(msgspec.Struct, frozen=True):
     kv_bytes_per_token         what one token adds to the caches of all layers, windows included
     kv_growth_bytes_per_token  what it adds for good: windows and chunks drop an old token for each new one
     recurrent_state_bytes      part of kv_cache_bytes that does not depend on the context
-    max_batch           sequences like this step's (their average, where they differ)
+    collective_buffer_bytes    buffers of the collectives between GPUs
+    graph_bytes         captured CUDA graphs: part of reserve_bytes, which also holds context and workspaces
+    spare_bytes         what this step leaves of the usable memory; negative: what it lacks
+    max_batch           sequences like this step's (their average, where they differ), over all ranks
     max_context_tokens  context of every sequence at this batch; None where the cache does not grow
     """
 
@@ -43,9 +52,12 @@ class Memory(msgspec.Struct, frozen=True):
     recurrent_state_bytes: Number
     activation_peak_bytes: Number
     reserve_bytes: Number
+    collective_buffer_bytes: Number
+    graph_bytes: Number
     capacity_bytes: int | None
     usable_fraction: float
     fits: bool | None
+    spare_bytes: Number | None
     max_batch: Number | None
     max_context_tokens: Number | None
 
@@ -59,17 +71,22 @@ def memory(
     usable_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> Memory:
-    """The memory of one rank in this step."""
+    """The memory of one rank in this step.
+
+    workload  of all ranks;  stages: of one micro-batch on this rank
+    """
     weights = resident_weight_bytes(model, layout, workload, stages)
     cache = kv_cache_bytes(layout, workload)
-    activations = activation_peak_bytes(workload, stages)
-    max_batch, max_context, fits = None, None, None
+    activations, buffers = activation_peak_bytes(stages), collective_buffer_bytes(layout)
+    max_batch, max_context, fits, spare = None, None, None, None
     if capacity_bytes is not None:
-        left = capacity_bytes * usable_fraction - weights - reserve_bytes
-        a_sequence = (cache + activations) / workload.sequences
-        max_batch = most(floor(left / a_sequence), 0)
+        left = capacity_bytes * usable_fraction - weights - reserve_bytes - buffers
+        groups = layout.parallelism.attention_dp
+        a_sequence = (cache + activations) / ceil_div(workload.sequences, groups)
+        max_batch = most(floor(left / a_sequence), 0) * groups
         max_context = _longest_context(layout, workload, left)
-        fits = cache + activations <= left
+        spare = left - cache - activations
+        fits = spare >= 0
     return Memory(
         resident_weight_bytes=weights,
         kv_cache_bytes=cache,
@@ -78,9 +95,12 @@ def memory(
         recurrent_state_bytes=recurrent_state_bytes(layout, workload),
         activation_peak_bytes=activations,
         reserve_bytes=reserve_bytes,
+        collective_buffer_bytes=buffers,
+        graph_bytes=least(graph_bytes(stages), reserve_bytes),
         capacity_bytes=capacity_bytes,
         usable_fraction=usable_fraction,
         fits=fits,
+        spare_bytes=spare,
         max_batch=None if max_batch is None else int(max_batch) if isinstance(max_batch, float) else max_batch,
         max_context_tokens=max_context,
     )
@@ -98,41 +118,67 @@ def resident_weight_bytes(model: Model, layout: Layout, workload: Workload, stag
     """Every weight of the rank: what a step streams, the experts it does not touch, and the gathered tables."""
     if workload.scope == "attention":
         return 0
-    resident: Any = 0
+    return total(resident_by_stage(model, layout, stages).values())
+
+
+def resident_by_stage(model: Model, layout: Layout, stages: Sequence[StageWork]) -> dict[str, Any]:
+    """The rank's weights by the stage that uses them; tables that a step gathers from under `embedding`."""
+    resident: dict[str, Any] = {}
     for stage in stages:
-        resident = resident + stage.work.weight_bytes
-    for owned in layout.kinds:
-        ffn = owned.shard.ffn
-        if isinstance(ffn, Experts):
-            untouched = (ffn.experts - expected_experts(ffn, workload.tokens)) / owned.shard.expert_ranks
-            resident = resident + owned.layers * untouched * expert_bytes(owned.shard)
+        held = stage.work.weight_bytes
+        for part in stage.parts:
+            if stage.name == "moe_experts" and isinstance(part.shard.ffn, Experts):
+                untouched = experts_held(part.shard) - experts_hit(part.shard, part.workload)
+                held = held + part.layers * untouched * expert_bytes(part.shard)
+        resident[stage.name] = held
+    if not layout.has_embedding:
+        return resident
     ends = layout.ends
-    base = ends.formats.base.element_bytes
-    if not model.tied_embeddings:
-        resident = resident + matrix_bytes(ends.formats.embedding, ends.hidden_size, ends.vocab_size)
-    return resident + base * ((ends.learned_positions or 0) * ends.hidden_size + model.extra_parameters)
+    base, table = ends.formats.base.element_bytes, 0
+    if not (model.tied_embeddings and layout.has_head):  # the head's stage counts a tied table where it has one
+        table = matrix_bytes(ends.formats.embedding, ends.hidden_size, ends.vocab_size)
+    gathered = table + base * ((ends.learned_positions or 0) * ends.hidden_size + model.extra_parameters)
+    resident["embedding"] = resident.get("embedding", 0) + gathered
+    return resident
 
 
 def kv_cache_bytes(layout: Layout, workload: Workload) -> Any:
-    """KV pages and recurrent states of all sequences after the step, on one rank."""
+    """KV pages and recurrent states of its sequences after the step, on one rank."""
     total_bytes: Any = 0
+    share = shared(workload, layout.parallelism)
     for owned in layout.kinds:
-        total_bytes = total_bytes + owned.layers * workload.over_requests(
-            lambda context, new, shard=owned.shard: _sequence_bytes(shard, context, workload.page_tokens)
+        states = state_bytes(owned.shard.mixer, owned.shard.activation.element_bytes)
+        pages = share.cache.over_requests(
+            lambda context, new, shard=owned.attention: _pages_bytes(shard, context, workload.page_tokens)
         )
+        total_bytes = total_bytes + owned.layers * (pages + states * share.tokens.sequences)
     return total_bytes
+
+
+def collective_buffer_bytes(layout: Layout) -> int:
+    """NCCL's buffers for the largest group that a rank is in."""
+    largest = max(layout.parallelism.stage_gpus, min(layout.parallelism.pp, 2))
+    return COLLECTIVE_BUFFER_BYTES[1 if largest == 1 else 2 if largest == 2 else 4]
+
+
+def graph_bytes(stages: Sequence[StageWork]) -> Any:
+    """Captured graphs of a step's kernels, one for each batch size that a stack captures."""
+    kernels: Any = 0
+    for stage in stages:
+        kernels = kernels + stage.work.kernels
+    return GRAPHS * GRAPH_KERNEL_BYTES * kernels
 
 
 def kv_bytes_per_token(layout: Layout) -> Any:
     """Bytes that one token adds to the caches of all layers, of windows too; states don't grow."""
     added: Any = 0
     for owned in layout.kinds:
-        mixer = owned.shard.mixer
-        each = _entry_bytes(owned.shard)
+        mixer = owned.attention.mixer
+        each = _entry_bytes(owned.attention)
         if isinstance(mixer, Compressed) and mixer.ratio:
             each = each + compressed_cache_bytes(mixer, mixer.ratio, owned.shard.kv) / mixer.ratio
         added = added + owned.layers * each
-    return added
+    return added if layout.ring_ranks == 1 else added / layout.ring_ranks
 
 
 def kv_growth_bytes_per_token(layout: Layout) -> Any:
@@ -145,8 +191,8 @@ def kv_growth_bytes_per_token(layout: Layout) -> Any:
             grown = compressed_cache_bytes(mixer, ratio, owned.shard.kv) / ratio if ratio else 0
             added = added + owned.layers * grown
         elif span.window is None and span.chunk is None:
-            added = added + owned.layers * _entry_bytes(owned.shard)
-    return added
+            added = added + owned.layers * _entry_bytes(owned.attention)
+    return added if layout.ring_ranks == 1 else added / layout.ring_ranks
 
 
 def recurrent_state_bytes(layout: Layout, workload: Workload) -> Any:
@@ -154,15 +200,15 @@ def recurrent_state_bytes(layout: Layout, workload: Workload) -> Any:
     states: Any = 0
     for owned in layout.kinds:
         states = states + owned.layers * state_bytes(owned.shard.mixer, owned.shard.activation.element_bytes)
-    return states * workload.sequences
+    return states * shared(workload, layout.parallelism).tokens.sequences
 
 
-def activation_peak_bytes(workload: Workload, stages: Sequence[StageWork]) -> Any:
+def activation_peak_bytes(stages: Sequence[StageWork]) -> Any:
     """Activations alive at once: the residual, and what the widest kernel of any stage reads and writes."""
     peak: Any = 0
     for stage in stages:
         for part in stage.parts:
-            residual = part.shard.activation.element_bytes * workload.tokens * part.shard.hidden_size
+            residual = part.shard.activation.element_bytes * part.workload.tokens * part.shard.hidden_size
             alone = part.work.widest_kernel_bytes
             # A stage of one kernel says nothing: its traffic is that of its widest kernel.
             alive = part.work.activation_bytes / part.layers if type(alone) is int and alone == 0 else alone
@@ -170,14 +216,14 @@ def activation_peak_bytes(workload: Workload, stages: Sequence[StageWork]) -> An
     return peak
 
 
-def _sequence_bytes(shard: Shard, context: Any, page_tokens: int) -> Any:
-    """Cache of one sequence in one layer, whole pages."""
+def _pages_bytes(shard: Shard, context: Any, page_tokens: int) -> Any:
+    """Cache of one sequence in one layer, whole pages; states apart."""
     mixer = shard.mixer
     held = ceil_div(resident_tokens(context, span_of(mixer)), page_tokens) * page_tokens
     cache = held * _entry_bytes(shard)
     if isinstance(mixer, Compressed):
         cache = cache + compressed_cache_bytes(mixer, context, shard.kv)
-    return cache + state_bytes(mixer, shard.activation.element_bytes)
+    return cache
 
 
 def _entry_bytes(shard: Shard) -> Any:
@@ -205,7 +251,8 @@ def _longest_context(layout: Layout, workload: Workload, left: Any) -> int | Non
 
     def spare(context: int) -> Any:
         step = at_context(workload, context)
-        return left - kv_cache_bytes(layout, step) - activation_peak_bytes(step, pipeline(layout, step))
+        part = micro_batch(step, micro_batches(step, layout.parallelism))
+        return left - kv_cache_bytes(layout, step) - activation_peak_bytes(pipeline(layout, part))
 
     shortest = max(r.new_tokens for r in workload.requests) if workload.phase != "prefill" else 1
     if spare(SEARCHED_TOKENS) >= 0:

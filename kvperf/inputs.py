@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from kvperf.dtypes import dtype
 from kvperf.errors import KvperfError, unknown_name
+from kvperf.launches.collective import Algorithm
 from kvperf.model.architecture import GroupedQuery, Layer, Model, NoFfn, Run
+from kvperf.predict.step import Options
 from kvperf.workload import Fusion, Phase, Requests, Sampling, Workload
 
 DEFAULT_GPU = "h100"
@@ -85,6 +87,13 @@ def step_workload(
         logits="all" if phase == "verify" else "last",
         scope=scope,
     )
+
+
+def stack_options(cuda_graphs: bool = True, all_reduce: str = "stack", overlap: bool = False) -> Options:
+    """How the stack runs its launches. Raises KvperfError for an algorithm that nobody knows."""
+    if all_reduce not in get_args(Algorithm):
+        raise unknown_name("all-reduce algorithm", all_reduce, get_args(Algorithm))
+    return Options(cuda_graphs, cast(Algorithm, all_reduce), overlap)
 
 
 def check_stack(stack: str) -> None:

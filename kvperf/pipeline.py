@@ -1,4 +1,4 @@
-"""The stages of one step, in order, with the work of each on the busiest rank."""
+"""The stages of one step, in order, with the work of each on one rank."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from kvperf.layout import Layout, Shard
+from kvperf.layout import Layout, Owned, Shard, Share, shared
 from kvperf.model.architecture import (
     Compressed,
     DeltaNet,
@@ -22,7 +22,9 @@ from kvperf.stages import attention as attend
 from kvperf.stages import (
     collective,
     compressed,
+    context,
     embedding,
+    exchange,
     indexer,
     kv_update,
     latent,
@@ -43,12 +45,21 @@ StageFunction = Callable[[Shard, Workload], Work]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One formula of a stage, for `layers` layers of one kind; `work` is that of all of them."""
+    """One formula of a stage, for `layers` layers of one kind; `work` is that of all of them.
+
+    workload  the tokens that it is run on: the rank's share of the step's
+    """
 
     formula: StageFunction
     shard: Shard
+    workload: Workload
     layers: int
     work: Work
+
+    @property
+    def of_a_layer(self) -> Work:
+        """The work of one of its layers."""
+        return self.formula(self.shard, self.workload)
 
 
 class StageWork(msgspec.Struct, frozen=True):
@@ -64,11 +75,16 @@ Planned = tuple[str, StageFunction]
 
 
 def pipeline(layout: Layout, workload: Workload) -> tuple[StageWork, ...]:
-    """Every stage of the step in execution order; layers of different kinds share a stage of one name."""
+    """Every stage of the step in execution order; layers of different kinds share a stage of one name.
+
+    workload  of all ranks: each stage gets this rank's share of it
+    """
     parts: dict[str, list[Part]] = {}
+    share = shared(workload, layout.parallelism)
     for name, formula, shard, layers in _planned(layout, workload):
-        work = formula(shard, workload).times(layers)
-        parts.setdefault(name, []).append(Part(formula, shard, layers, work))
+        mine = _tokens_of(formula, shard, share)
+        work = formula(shard, mine).times(layers)
+        parts.setdefault(name, []).append(Part(formula, shard, mine, layers, work))
     return tuple(
         StageWork(name, sum(p.layers for p in same), total_work(tuple(p.work for p in same)), tuple(same))
         for name, same in sorted(parts.items(), key=lambda item: ORDER.index(item[0]))
@@ -113,6 +129,9 @@ ORDER = (
     "shared_experts",
     "moe_combine",
     "all_reduce",
+    "reduce_scatter",
+    "all_to_all",
+    "send_receive",
     "final_norm",
     "lm_head",
     "all_gather",
@@ -120,24 +139,64 @@ ORDER = (
 )
 
 
+# Stages of which every rank of a context group has other tokens than of the rest.
+_OF_NORMS = (norm.attention_norm, norm.mlp_norm)
+_OF_ATTENTION = (
+    attend.attention,
+    latent.latent_attention,
+    compressed.compressed_attention,
+    indexer.indexer,
+    compressed.compressed_indexer,
+)
+_OF_THE_CACHE = (context.pass_keys,)
+# What is cached is what attention meets, where ranks have swapped tokens for heads; else each rank's own tokens.
+_WRITES = (kv_update.kv_update, compressed.compressed_kv_update)
+
+
+def _attends(formula: StageFunction, shard: Shard) -> bool:
+    return formula in _OF_ATTENTION or (shard.swaps_heads and formula in _WRITES)
+
+
+def _tokens_of(formula: StageFunction, shard: Shard, share: Share) -> Workload:
+    """The rank's share of the step's tokens as the stage needs it."""
+    if _attends(formula, shard):
+        return share.attention
+    if formula in _OF_NORMS:
+        return share.norms
+    return share.cache if formula in _OF_THE_CACHE else share.tokens
+
+
 def _planned(layout: Layout, workload: Workload) -> Iterator[tuple[str, StageFunction, Shard, int]]:
     if workload.scope == "attention":
         yield "attention", attend.attention_alone, layout.first, 1
         return
     ends = layout.ends
+    if layout.has_embedding:
+        yield from _embedding(ends)
+    for owned in layout.kinds:
+        for name, formula, shard in _layer(owned, workload):
+            if name == "attention_norm" and owned.shard is layout.first and layout.has_embedding:
+                yield name, norm.input_norm, shard, 1
+                if owned.layers > 1:
+                    yield name, formula, shard, owned.layers - 1
+            else:
+                yield name, formula, shard, owned.layers
+    if layout.has_head:
+        yield from _head(ends)
+    else:
+        yield "send_receive", collective.hand_over, ends, 1
+
+
+def _embedding(ends: Shard) -> Iterator[tuple[str, StageFunction, Shard, int]]:
     yield "embedding", embedding.embedding, ends, 1
     if ends.ranks > 1:
-        yield "all_reduce", collective.all_reduce, ends, 1
+        for name, formula in _sums(ends)[:1]:
+            yield name, formula, ends, 1
     if ends.learned_positions:
         yield "position", embedding.position, ends, 1
-    for owned in layout.kinds:
-        for name, formula in _layer(owned.shard):
-            if name == "attention_norm" and owned.shard is layout.first:
-                yield name, norm.input_norm, owned.shard, 1
-                if owned.layers > 1:
-                    yield name, formula, owned.shard, owned.layers - 1
-            else:
-                yield name, formula, owned.shard, owned.layers
+
+
+def _head(ends: Shard) -> Iterator[tuple[str, StageFunction, Shard, int]]:
     if ends.hyper_streams:
         yield "hyper_connection", hyper.hyper_head, ends, 1
     if ends.final_norm:
@@ -148,17 +207,35 @@ def _planned(layout: Layout, workload: Workload) -> Iterator[tuple[str, StageFun
     yield "sampling", sample.sampling, ends, 1
 
 
-def _layer(shard: Shard) -> list[Planned]:
+def _sums(shard: Shard) -> list[Planned]:
+    """How the partial sums of tensor-parallel ranks become whole; under sequence parallelism, each rank's tokens."""
+    if shard.sequence_parallel:
+        return [("reduce_scatter", collective.scatter_sums), ("all_gather", collective.gather_tokens)]
+    return [("all_reduce", collective.all_reduce)] if shard.ranks > 1 else []
+
+
+def _layer(owned: Owned, workload: Workload) -> Iterator[tuple[str, StageFunction, Shard]]:
     """The stages of one layer."""
-    stages: list[Planned] = []
+    shard = owned.shard
     if norm.mixer_norms(shard):
-        stages.append(("attention_norm", norm.attention_norm))
-    sums = [("all_reduce", collective.all_reduce)] if shard.ranks > 1 else []
-    mixer, ffn = _mixer(shard), _ffn(shard)
-    stages += mixer + (sums if mixer else [])
+        yield "attention_norm", norm.attention_norm, shard
+    mixer, ffn, sums = _mixer(shard), _ffn(shard), _sums(shard)
+    attends = context.meets_a_cache(shard) and shard.context.ranks > 1
+    for name, formula in mixer + (_context(shard, workload) if attends else []) + (sums if mixer else []):
+        yield name, formula, owned.attention if _attends(formula, shard) else shard
     if norm.ffn_norms(shard):
-        stages.append(("mlp_norm", norm.mlp_norm))
-    return stages + ffn + (sums if ffn else [])
+        yield "mlp_norm", norm.mlp_norm, shard
+    for name, formula in ffn + (sums if ffn else []):
+        yield name, formula, shard
+
+
+def _context(shard: Shard, workload: Workload) -> list[Planned]:
+    """What context-parallel ranks send around an attention."""
+    if shard.swaps_heads:
+        return [("all_to_all", context.swap_heads)]
+    if workload.reads_prompts:
+        return [("send_receive", context.pass_keys)]
+    return [("all_gather", context.share_queries), ("reduce_scatter", context.join_outputs)]
 
 
 def _mixer(shard: Shard) -> list[Planned]:
@@ -227,7 +304,11 @@ def _ffn(shard: Shard) -> list[Planned]:
     if not isinstance(ffn, Experts):
         return []
     stages: list[Planned] = [("mlp", mlp.mlp)] if ffn.dense else []
-    stages += [("moe_router", moe.moe_router), ("moe_dispatch", moe.moe_dispatch), ("moe_experts", moe.moe_experts)]
+    out, back = [], []
+    if shard.exchanges:
+        out, back = [("all_to_all", exchange.expert_dispatch)], [("all_to_all", exchange.expert_combine)]
+    stages += [("moe_router", moe.moe_router), *out, ("moe_dispatch", moe.moe_dispatch)]
+    stages.append(("moe_experts", moe.moe_experts))
     if ffn.shared_intermediate:
         stages.append(("shared_experts", moe.shared_experts))
-    return [*stages, ("moe_combine", moe.moe_combine)]
+    return [*stages, *back, ("moe_combine", moe.moe_combine)]

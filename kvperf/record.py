@@ -76,6 +76,8 @@ class WorkloadFacts(msgspec.Struct, frozen=True):
     context_tokens, new_tokens  of the longest sequence
     module_dtypes               the dtype of each kind of matrix ("mixed" where layers differ)
     routing                     how experts are chosen, where the model has experts
+    tp, pp, cp, ep, attention_dp  degrees of the layout, of `gpus` on `nodes` joined by `network`; the fields after them
+                                are those of kvperf.layout.Parallelism, and how the stack talks
     """
 
     phase: str
@@ -97,6 +99,17 @@ class WorkloadFacts(msgspec.Struct, frozen=True):
     cp: int = 1
     ep: int = 1
     attention_dp: int = 1
+    gpus: int = 1
+    nodes: int = 1
+    network: str | None = None
+    micro_batches: int = 1
+    context_scheme: str | None = None
+    sequence_parallel: bool = False
+    redundant_experts: int = 0
+    expert_imbalance: float = 1.0
+    routed_nodes: int | None = None
+    all_reduce: str = "stack"
+    overlap: bool = False
     stack: str | None = None
     cuda_graphs: bool = True
     cache_state: Literal["cold", "warm"] = "cold"
@@ -106,6 +119,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What a stage and a step have in common: totals over their layers, on the busiest GPU.
 
     predicted_s  what the stack's kernels are predicted to take;  low, high: the ends of its 80 % interval
+    link_bytes   that leave the GPU, whichever link they take; network_bytes: those of them for other nodes
     calibration  whose fitted constants made it, `borrowed` where they are another GPU's or stack's
     launches     operations that the stack launches
     """
@@ -120,6 +134,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     hbm_bytes: Number
     compulsory_bytes: Number
     link_bytes: Number
+    network_bytes: Number
     flops_per_byte: Number | None
     mma_utilisation: Number | None
     resources: Resources
@@ -150,12 +165,14 @@ class StepFigures(Figures, frozen=True, kw_only=True):
     """The whole step. Stages may overlap in bound_s; serial_bound_s is the sum of their bounds.
 
     host_s  what the step takes beside its kernels: scheduling, or without CUDA graphs the launches; part of predicted_s
+    pipeline_wait_s  what the busiest GPU waits for other pipeline stages; part of predicted_s (without one, of bound_s)
     """
 
     serial_bound_s: Number
     tokens_per_s_bound: Number
     tokens_per_s_predicted: Number | None = None
     host_s: Number | None = None
+    pipeline_wait_s: Number = 0.0
 
 
 class AttentionFacts(msgspec.Struct, frozen=True):
@@ -176,6 +193,24 @@ class AttentionFacts(msgspec.Struct, frozen=True):
     mma_utilisation_by_tile_rows: dict[str, Number]
 
 
+class Replicated(msgspec.Struct, frozen=True):
+    """What a layout keeps more than once: bytes over all its GPUs beyond those of one GPU that held everything.
+
+    kind  weights, or KV of this step
+    """
+
+    name: str
+    kind: Literal["weights", "kv"]
+    bytes: Number
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An option of `kvperf analyze` and a value with which the step would fit."""
+
+    option: str
+    value: str
+
+
 class Analysis(msgspec.Struct, frozen=True, rename={"schema_version": "schema"}):
     """One step of one model on one GPU (or the busiest of several). All figures in SI base units."""
 
@@ -188,6 +223,8 @@ class Analysis(msgspec.Struct, frozen=True, rename={"schema_version": "schema"})
     step: StepFigures
     memory: Memory
     attention: AttentionFacts | None = None
+    replicated: tuple[Replicated, ...] = ()
+    would_fit: tuple[Change, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

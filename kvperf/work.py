@@ -24,7 +24,8 @@ class Work(msgspec.Struct, frozen=True):
     *_bytes            HBM traffic at kernel boundaries, by kind
     compulsory_bytes   what no implementation avoids: weights, cached KV, and the step's inputs and outputs, once each
     widest_kernel_bytes  activations that the stage's widest kernel reads and writes (0: it has one kernel)
-    link_bytes         bytes that leave for other GPUs;  host_bytes: bytes that leave for the host
+    link_bytes         bytes that leave for other GPUs of the node;  network_bytes: for other nodes
+    host_bytes         bytes that leave for the host
     """
 
     matrix_by_operand: dict[str, Any] = {}
@@ -39,6 +40,7 @@ class Work(msgspec.Struct, frozen=True):
     kv_write_bytes: Any = 0
     compulsory_bytes: Any = 0
     link_bytes: Any = 0
+    network_bytes: Any = 0
     host_bytes: Any = 0
     kernels: Any = 0
     widest_kernel_bytes: Any = 0

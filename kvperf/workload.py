@@ -20,11 +20,15 @@ Sampling = Literal["argmax", "top-k", "top-p", "cpu"]
 
 
 class Requests(msgspec.Struct, frozen=True):
-    """`count` sequences alike: `new_tokens` enter this step, the last of them sees `context_tokens`."""
+    """`count` sequences alike: `new_tokens` enter this step, the last of them sees `context_tokens`.
+
+    past_tokens  entries that the rank itself cached before the step; None: all beside the new tokens
+    """
 
     count: Any
     context_tokens: Any
     new_tokens: Any
+    past_tokens: Any = None
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -48,6 +52,7 @@ class Workload(msgspec.Struct, frozen=True):
     fusion            which operations share a kernel;  qkv_gemms: 3 or 1
     logits            rows sent to the LM head: the last of each request, or all (verification)
     scope             the whole step, or its attention alone
+    routed_tokens     tokens of all ranks that hold the experts together (None: this rank has them all)
     """
 
     phase: Phase
@@ -61,6 +66,12 @@ class Workload(msgspec.Struct, frozen=True):
     sampling: Sampling = "argmax"
     logits: Literal["last", "all"] = "last"
     scope: Literal["step", "attention"] = "step"
+    routed_tokens: Any = None
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether its new tokens are pieces of prompts, many to a sequence."""
+        return self.phase in ("prefill", "chunk")
 
     def over_requests(self, value: Callable[[Any, Any], Any]) -> Any:
         """Σ over sequences of `value(context_tokens, new_tokens)`."""
@@ -75,6 +86,11 @@ class Workload(msgspec.Struct, frozen=True):
     def tokens(self) -> Any:
         """T, new tokens of the step."""
         return total(r.count * r.new_tokens for r in self.requests)
+
+    @property
+    def expert_tokens(self) -> Any:
+        """New tokens that the experts are chosen for, of all ranks that hold them together."""
+        return self.tokens if self.routed_tokens is None else self.routed_tokens
 
     @property
     def logit_rows(self) -> Any:
@@ -100,7 +116,7 @@ class Workload(msgspec.Struct, frozen=True):
 
     def cached_tokens(self, span: Span = FULL) -> Any:
         """C, entries it must read that were in the cache before the step."""
-        return self.over_requests(lambda context, new: cached_tokens(context, new, span))
+        return total(r.count * cached_tokens(_own_context(r), r.new_tokens, span) for r in self.requests)
 
     def kept_tokens(self, span: Span = FULL) -> Any:
         """N, new entries that a later step can still see, and so must be written."""
@@ -119,6 +135,11 @@ class Workload(msgspec.Struct, frozen=True):
         if self.fusion == "megakernel":
             return 0
         return serving if self.fusion == "serving" or eager is None else eager
+
+
+def _own_context(requests: Requests) -> Any:
+    """What the last new token sees of this rank's own cache."""
+    return requests.context_tokens if requests.past_tokens is None else requests.past_tokens + requests.new_tokens
 
 
 def _clipped_sum(n: Any, window: Any) -> Any:

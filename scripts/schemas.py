@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from kvperf import comparison
 from kvperf.bench.compare import Comparison
 from kvperf.bench.doctor import Diagnosis
 from kvperf.bench.record import Record
@@ -15,6 +16,7 @@ from kvperf.record import Analysis
 FOLDER = Path(__file__).parents[1] / "kvperf" / "schemas"
 RECORDS = {
     "analysis-1": Analysis,
+    "comparison-1": comparison.Comparison,
     "kernel-1": KernelAccount,
     "kernel-verification-1": Verification,
     "bench-1": Record,

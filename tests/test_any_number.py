@@ -101,7 +101,7 @@ def _figures(model: Any, workload: Workload, gpu: Any) -> list[Any]:
     figures += [resources(whole, gpu).longest_s, whole.kernels]
     figures.append(resident_weight_bytes(model, layout, workload, stages))
     figures += [kv_cache_bytes(layout, workload), kv_bytes_per_token(layout)]
-    return [*figures, activation_peak_bytes(workload, stages)]
+    return [*figures, activation_peak_bytes(stages)]
 
 
 @pytest.mark.parametrize("options", WORKLOADS, ids=lambda o: o["phase"] + "-" + o.get("fusion", "serving"))

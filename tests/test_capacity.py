@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import kvperf
 from kvperf import api
 from kvperf.capacity import RESERVE_BYTES, Memory, at_context, memory
-from kvperf.layout import one_rank
+from kvperf.layout import Parallelism, one_rank
 from kvperf.model import load_model, model_names
 from kvperf.model.architecture import Model
 from kvperf.model.parameters import parameters
@@ -136,7 +136,7 @@ def test_the_largest_context_fits_and_one_page_more_does_not(
 ) -> None:
     asked = step if "contexts" in step else {"batch": batch, **step}
     gpu, loaded, workload = api.prepare("b300", model, weight_dtype="int4", **asked)
-    layout = one_rank(loaded, workload, tp)
+    layout = one_rank(loaded, workload, Parallelism(tp=tp))
 
     def fits(context: int) -> bool | None:
         at = at_context(workload, context)

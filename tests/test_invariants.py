@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvperf.analysis import analyse
 from kvperf.errors import KvperfError
-from kvperf.layout import one_rank
+from kvperf.layout import Parallelism, one_rank
 from kvperf.model.architecture import GroupedQuery, Latent, Model
 from kvperf.model.parameters import parameters
 from kvperf.pipeline import StageWork, pipeline, total_work
@@ -27,7 +27,7 @@ settings.load_profile("invariants")
 
 
 def stages_of(model: Model, workload: Workload, tp: int = 1) -> tuple[StageWork, ...]:
-    return pipeline(one_rank(model, workload, tp), workload)
+    return pipeline(one_rank(model, workload, Parallelism(tp=tp)), workload)
 
 
 def work_of(model: Model, workload: Workload, tp: int = 1) -> Work:

@@ -8,7 +8,7 @@ import pytest
 
 import kvperf
 from kvperf.errors import KvperfError
-from kvperf.layout import one_rank
+from kvperf.layout import Parallelism, one_rank
 from kvperf.model import load_model, model_names
 from kvperf.model.architecture import Compressed, Dense, Experts, GroupedQuery, Latent, Mamba2
 from kvperf.pipeline import Part, StageWork, pipeline
@@ -18,7 +18,7 @@ STEP = Workload("decode", (Requests(10**6, 4096, 1),), weight_dtype="bf16")
 
 
 def stages_of(name: str, tp: int) -> dict[str, StageWork]:
-    return {stage.name: stage for stage in pipeline(one_rank(load_model(name), STEP, tp), STEP)}
+    return {stage.name: stage for stage in pipeline(one_rank(load_model(name), STEP, Parallelism(tp=tp)), STEP)}
 
 
 # Stages whose weights every rank holds whole.
@@ -71,7 +71,7 @@ def replicated_values(name: str, one: Part, tp: int, vocab_size: int) -> float:
 
 def divides(name: str, tp: int) -> bool:
     try:
-        one_rank(load_model(name), STEP, tp)
+        one_rank(load_model(name), STEP, Parallelism(tp=tp))
     except KvperfError:
         return False
     return True

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvperf import workload as w
-from kvperf.layout import one_rank
+from kvperf.layout import Parallelism, one_rank
 from kvperf.model import load_model, model_names
 from kvperf.model.architecture import Experts
 from kvperf.model.parameters import parameters
@@ -23,7 +23,7 @@ from kvperf.workload import Requests, Span, Workload
 def stages_of(name: str, count: int, context: int, new: int = 1, tp: int = 1, **options: Any) -> tuple[StageWork, ...]:
     options.setdefault("phase", "decode" if new == 1 else "prefill")
     workload = Workload(requests=(Requests(count, context, new),), **options)
-    return pipeline(one_rank(load_model(name), workload, tp), workload)
+    return pipeline(one_rank(load_model(name), workload, Parallelism(tp=tp)), workload)
 
 
 def step(*arguments: Any, **options: Any) -> Work:

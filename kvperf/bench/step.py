@@ -187,7 +187,7 @@ def _beside(stages: list[Case]) -> dict[str, float]:
 
 
 def _pipeline(network: Network, workload: Workload) -> tuple[StageWork, ...]:
-    return pipeline(one_rank(network.model, workload, 1), workload)
+    return pipeline(one_rank(network.model, workload), workload)
 
 
 def _read_bytes(stage: StageWork) -> float:

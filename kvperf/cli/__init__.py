@@ -20,6 +20,8 @@ from kvperf.errors import KvperfError, unknown_name
 # Every command: where it lives, and its line in `kvperf --help`.
 COMMANDS = {
     "analyze": ("kvperf.cli.analyze", "Bound one generation step, stage by stage."),
+    "compare": ("kvperf.cli.compare", "Several GPUs, models or layouts side by side."),
+    "plan": ("kvperf.cli.plan", "Which layout, batch and formats serve a load within its targets."),
     "gpus": ("kvperf.cli.gpus", "List, show and check GPU profiles."),
     "models": ("kvperf.cli.models", "List, show and import models."),
     "plot": ("kvperf.cli.plot", "Draw rooflines, sweeps, ladders, gaps and memory."),

@@ -10,6 +10,7 @@ from kvperf.render import output as out
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
+    from kvperf.layout import Parallelism
     from kvperf.model.architecture import Model
     from kvperf.record import Analysis
     from kvperf.workload import Workload
@@ -32,7 +33,9 @@ def analysis(record: Analysis, ceilings: bool, format: str, output: Path | None)
         _text(record, view, ceilings, output)
 
 
-def explanation(prepared: tuple[Gpu, Model, Workload], stage: str, tp: int, format: str, output: Path | None) -> None:
+def explanation(
+    prepared: tuple[Gpu, Model, Workload], stage: str, layout: Parallelism, format: str, output: Path | None
+) -> None:
     """Write a stage's explanation: text, or JSON."""
     from kvperf.errors import KvperfError
     from kvperf.explanation import explain_stage
@@ -40,7 +43,7 @@ def explanation(prepared: tuple[Gpu, Model, Workload], stage: str, tp: int, form
     if format in ("csv", "md"):
         raise KvperfError(f"--explain has no --format {format}", "it prints text (table) or json")
     gpu, model, workload = prepared
-    found = explain_stage(gpu, model, workload, stage, tp)
+    found = explain_stage(gpu, model, workload, stage, layout)
     if format == "json":
         out.write(out.json_text(found), output)
         return
@@ -56,18 +59,21 @@ def _tables(record: Analysis, view: Any, ceilings: bool, wide: bool = False) -> 
 
 def _markdown(record: Analysis, view: Any, ceilings: bool) -> str:
     from kvperf.render.analysis_lines import summary
+    from kvperf.render.layout_lines import layout
     from kvperf.render.table import markdown
 
     tables = "\n".join(markdown(table) for table in _tables(record, view, ceilings, wide=True))
     notes = "".join(f"- {line}\n" for line in summary(record))
-    return f"**{view.headline(record)}**\n\n{view.precision(record)}\n\n{tables}\n{notes}"
+    head = "\n\n".join([*layout(record), view.precision(record)])
+    return f"**{view.headline(record)}**\n\n{head}\n\n{tables}\n{notes}"
 
 
 def _text(record: Analysis, view: Any, ceilings: bool, output: Path | None) -> None:
     from kvperf.render import table
     from kvperf.render.analysis_lines import summary
+    from kvperf.render.layout_lines import layout
 
-    head = view.folded([view.headline(record), view.precision(record)]) + "\n"
+    head = view.folded([view.headline(record), *layout(record), view.precision(record)]) + "\n"
     foot = view.folded(summary(record))
     if output is None and table.is_terminal():
         from rich.console import Console

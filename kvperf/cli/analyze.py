@@ -51,7 +51,8 @@ def analyze(
     if explain is not None and ceilings:
         raise KvperfError("--explain and --ceilings print two different things", "leave one of them out")
     if explain is not None:
-        shown.explanation(api.prepare(asked.gpu, asked.model, **asked.step), explain, asked.tp, format, output)
+        prepared = api.prepare(asked.gpu, asked.model, **asked.step)
+        shown.explanation(prepared, explain, api.layout(**asked.layout), format, output)
         return
     record = api.analyze(**asked.keywords)
     shown.analysis(record, ceilings, format, output)

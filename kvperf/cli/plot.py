@@ -158,7 +158,6 @@ def _warned(record: Any) -> Any:
 
 def _roofline(asked: StepAsked, theme: Any, path: Path | None, levels: bool) -> Callable[[], Any]:
     from kvperf import api
-    from kvperf.hardware import load_gpu
     from kvperf.render.figure.roofline import roofline
 
     found = api.analyze(**asked.keywords)
@@ -168,7 +167,7 @@ def _roofline(asked: StepAsked, theme: Any, path: Path | None, levels: bool) -> 
         from kvperf.measured import measured as measured_of
 
         measured = measured_of(read(path), found)
-    known = load_gpu(asked.gpu).levels()
+    known = api.prepare(asked.gpu, None, cluster=asked.step["cluster"])[0].levels()
     caches = [(lv.name, lv.bandwidth_bytes_per_s, lv.bandwidth_kind) for lv in known[:-1] if lv.scope == "GPU"]
     hbm = known[-1].name, known[-1].bandwidth_kind or "spec"
     return lambda: roofline(_warned(found), theme, hbm=hbm, caches=caches if levels else (), measured=measured)

@@ -80,7 +80,16 @@ def report(
     readings = None if record is None else read(record)
     prepared = api.prepare(asked.gpu, asked.model, **asked.step)
     analysis, known = api.analyze(**asked.keywords), asked.keywords
-    document = build(Subject(*prepared, tp=asked.tp, record=readings, asked=known, analysis=analysis, **asked.kept))
+    document = build(
+        Subject(
+            *prepared,
+            parallelism=api.layout(**asked.layout),
+            record=readings,
+            asked=known,
+            analysis=analysis,
+            **asked.kept,
+        )
+    )
     if format is None:
         format = FORMATS.get(output.suffix.lower(), "md") if output is not None else "md"
     if format == "html":

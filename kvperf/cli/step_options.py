@@ -6,26 +6,28 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
-import typer
+from kvperf.cli.layout_options import laid_out
+from kvperf.cli.option import option
 
 
 class StepAsked(NamedTuple):
     """What the user said.
 
-    step  the keywords of `api.prepare` but GPU and model
-    kept  those of the analysis alone: the stack that is predicted, the memory that is used
+    step    the keywords of `api.prepare` but GPU and model
+    layout  those of `api.layout`: the degrees of every strategy
+    kept    those of the analysis alone: the stack that is predicted, the memory that is used
     """
 
-    gpu: str
+    gpu: str | None
     model: str | None
     step: dict[str, Any]
-    tp: int
+    layout: dict[str, Any]
     kept: dict[str, Any]
 
     @property
     def keywords(self) -> dict[str, Any]:
         """All of it, for `api.analyze`."""
-        return {"gpu": self.gpu, "model": self.model, "tp": self.tp} | self.step | self.kept
+        return {"gpu": self.gpu, "model": self.model} | self.step | self.layout | self.kept
 
 
 def tokens(text: str) -> int:
@@ -42,12 +44,8 @@ def byte_count(text: str) -> int:
     return 0 if text == "0" else int(parse(re.sub(r"^([\d.]+)\s*([A-Za-z]+)$", r"\1 \2", str(text)), "B"))
 
 
-def option(name: str, text: str, **more: Any) -> Any:
-    return typer.Option(name, help=text, show_default=False, case_sensitive=False, **more)
-
-
 def asked(
-    gpu: Annotated[str, option("--gpu", "GPU: a name, an alias or a profile file. [default: h100]")] = "h100",
+    gpu: Annotated[str | None, option("--gpu", "GPU: a name, an alias or a profile file. [default: h100]")] = None,
     model: Annotated[
         str | None,
         option("--model", "Model: a name, a file, a config.json or a hub id. [default: llama-3.1-8b]"),
@@ -105,7 +103,6 @@ def asked(
         Literal["argmax", "top-k", "top-p", "cpu"],
         option("--sampling", "How tokens are chosen. [default: argmax]"),
     ] = "argmax",
-    tp: Annotated[int, option("--tp", "Tensor-parallel GPUs; figures are of one of them. [default: 1]")] = 1,
     heads: Annotated[int | None, option("--heads", "Attention alone: query heads, instead of a model.")] = None,
     kv_heads: Annotated[int | None, option("--kv-heads", "KV heads of attention alone. [default: --heads]")] = None,
     head_dim: Annotated[int | None, option("--head-dim", "Head size of attention alone. [default: 128]")] = None,
@@ -154,20 +151,23 @@ def asked(
         "memory_fraction": memory_fraction,
         "reserve_bytes": reserve,
     }
-    return StepAsked(gpu, model, step, tp, kept)
+    return StepAsked(gpu, model, step, {}, kept)
 
 
 def takes_step(command: Callable[..., None]) -> Callable[..., None]:
     """A command of a step: it is called with StepAsked first, and has the options above before its own."""
-    shared = inspect.signature(asked).parameters
+    shared, spread = inspect.signature(asked).parameters, inspect.signature(laid_out).parameters
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     @functools.wraps(command)
     def with_step(**values: Any) -> None:
         step = asked(**{name: values.pop(name) for name in shared})
-        command(step, **values)
+        spreading = laid_out(**{name: values.pop(name) for name in spread})
+        step.step.update({name: spreading.pop(name) for name in ("cluster", "network")})
+        step.kept.update({name: spreading.pop(name) for name in ("all_reduce", "overlap")})
+        command(step._replace(layout=spreading), **values)
 
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared.values(), *own)]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared.values(), *spread.values(), *own)]
     with_step.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_step.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_step

@@ -1,10 +1,9 @@
-"""What one rank owns: heads, KV heads, experts' widths, vocabulary rows, layers.
+"""One rank's part of a layer: heads, KV heads, experts' widths, vocabulary rows, and the dtypes of its matrices.
 
-One GPU is the trivial layout. More GPUs divide the shapes here, before any formula is evaluated;
-finished work is never divided by the number of GPUs. Tensor parallelism follows Megatron-LM: QKV and
-gate/up by columns, output and down by rows, the vocabulary by rows, attention by heads; KV heads are
-replicated once there are more ranks than KV heads, and MLA latents always. Expert parallelism gives each group of ranks
-whole experts instead of slices of all.
+Tensor parallelism follows Megatron-LM: QKV and gate/up by columns, output and down by rows, the vocabulary by rows,
+attention by heads; KV heads are replicated once there are more ranks than KV heads, and MLA latents always. Expert
+parallelism gives each group of ranks whole experts instead of slices of all. Shapes are divided here, before any
+formula is evaluated; finished work is never divided by the number of GPUs.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import msgspec
 from kvperf.arith import ceil_div
 from kvperf.dtypes import DType, dtype
 from kvperf.errors import KvperfError
+from kvperf.layout.parallelism import Group, Parallelism
 from kvperf.model.architecture import (
     MODULES,
     Compressed,
@@ -58,7 +58,13 @@ class Shard(msgspec.Struct, frozen=True):
 
     activation  dtype of activations at kernel boundaries;  quantised_input: dtype the inputs of
     quantised matrices are converted to (None: they are not);  kv: dtype of the cache
+    ranks   tensor-parallel ranks;  tensor, context, pipeline, exchange: the groups that it talks in
     expert_ranks  groups of ranks that share out the routed experts; those of a group slice each expert
+    redundant_experts  copies beside the model's experts;  expert_imbalance: tokens of the busiest experts over the mean
+    routed_nodes  the most nodes that one token's experts are on
+    exchanges     whether tokens must travel to their experts
+    swaps_heads   context ranks swap tokens for heads (Ulysses)
+    sequence_parallel  norms on 1/ranks of the tokens
     """
 
     hidden_size: int
@@ -78,6 +84,16 @@ class Shard(msgspec.Struct, frozen=True):
     final_norm: bool = True
     ranks: int = 1
     expert_ranks: int = 1
+    tensor: Group = Group()
+    context: Group = Group()
+    pipeline: Group = Group()
+    exchange: Group = Group()
+    redundant_experts: int = 0
+    expert_imbalance: float = 1.0
+    routed_nodes: int | None = None
+    exchanges: bool = False
+    swaps_heads: bool = False
+    sequence_parallel: bool = False
 
     def input_format(self, module: str) -> DType:
         """The dtype in which a matrix of `module` receives its input."""
@@ -86,76 +102,7 @@ class Shard(msgspec.Struct, frozen=True):
         return self.activation
 
 
-class Owned(msgspec.Struct, frozen=True):
-    """Layers of one kind on a rank."""
-
-    shard: Shard
-    layers: int
-
-
-class Layout(msgspec.Struct, frozen=True):
-    """One rank of a layout: its layers by kind, in order of first appearance, and the two ends of the model.
-
-    first  the kind of the model's first layer, whose input has no residual to add
-    """
-
-    kinds: tuple[Owned, ...]
-    ends: Shard
-    first: Shard
-    tp: int = 1
-    ep: int = 1
-
-
-def one_rank(model: Model, workload: Workload, tp: int = 1, ep: int = 1) -> Layout:
-    """The busiest rank's part of `model`, of `tp` ranks whose experts are shared out over `ep` groups.
-
-    Raises KvperfError where these do not divide the model.
-    """
-    if tp < 1:
-        raise KvperfError(f"--tp {tp} is not a number of GPUs", "give 1 or more")
-    _check_expert_ranks(model, tp, ep)
-    base, activation, quantised_input, kv = _step_dtypes(model.checkpoint, workload)
-    parts = {name: _split_mixer(mixer, tp) for name, mixer in model.mixers.items()}
-    ffns = {name: _split_ffn(ffn, tp, ep) for name, ffn in model.ffns.items()}
-
-    streams = max((m.hyper_streams for m in model.mixers.values() if isinstance(m, Compressed)), default=0)
-
-    def shard(mixer: Mixer, ffn: Ffn, norms: int, scalar: bool, formats: Formats) -> Shard:
-        return Shard(
-            hidden_size=model.hidden_size,
-            vocab_size=int(ceil_div(model.vocab_size, tp)),
-            mixer=mixer,
-            ffn=ffn,
-            norms=norms,
-            norm=model.norm,
-            formats=formats,
-            activation=activation,
-            quantised_input=quantised_input,
-            kv=kv,
-            scalar=scalar,
-            lm_head_bias=model.lm_head_bias,
-            learned_positions=model.learned_positions,
-            hyper_streams=streams,
-            final_norm=model.final_norm,
-            ranks=tp,
-            expert_ranks=ep,
-        )
-
-    counted: dict[tuple, int] = {}
-    for index, layer in enumerate(model.layer_sequence()):
-        kept = _kept_in(index, model.checkpoint, workload)
-        key = (layer.mixer, layer.ffn, layer.norms, layer.scalar, kept)
-        counted[key] = counted.get(key, 0) + 1
-    owned = tuple(
-        Owned(shard(parts[mixer], ffns[ffn], norms, scalar, _formats(base, kept, model.checkpoint, workload)), count)
-        for (mixer, ffn, norms, scalar, kept), count in counted.items()
-    )
-    kept_ends = _kept_in(None, model.checkpoint, workload)
-    ends = shard(NoMixer(), NoFfn(), 0, False, _formats(base, kept_ends, model.checkpoint, workload))
-    return Layout(kinds=owned, ends=ends, first=owned[0].shard, tp=tp, ep=ep)
-
-
-def _step_dtypes(checkpoint: Checkpoint, workload: Workload) -> tuple[DType, DType, DType | None, DType]:
+def step_dtypes(checkpoint: Checkpoint, workload: Workload) -> tuple[DType, DType, DType | None, DType]:
     """Base, boundary-activation, quantised-input and KV dtypes of a step."""
     weight = dtype(workload.weight_dtype) if workload.weight_dtype else None
     base = weight if weight is not None and weight.bits >= 16 else dtype(checkpoint.dtype)
@@ -173,7 +120,7 @@ def _step_dtypes(checkpoint: Checkpoint, workload: Workload) -> tuple[DType, DTy
 KEPT_WHEN_CHOSEN = frozenset({"router", "embedding", "lm_head"})
 
 
-def _kept_in(index: int | None, checkpoint: Checkpoint, workload: Workload) -> frozenset[str]:
+def kept_in(index: int | None, checkpoint: Checkpoint, workload: Workload) -> frozenset[str]:
     """Modules of layer `index` (None: the ends of the model) that are not quantised."""
     if workload.weight_dtype is not None:
         return KEPT_WHEN_CHOSEN
@@ -183,7 +130,7 @@ def _kept_in(index: int | None, checkpoint: Checkpoint, workload: Workload) -> f
     return frozenset(k.module for k in checkpoint.kept if k.layers is None or (index is not None and index in k.layers))
 
 
-def _formats(base: DType, kept: frozenset[str], checkpoint: Checkpoint, workload: Workload) -> Formats:
+def formats(base: DType, kept: frozenset[str], checkpoint: Checkpoint, workload: Workload) -> Formats:
     name = workload.weight_dtype or checkpoint.quantised
     quantised = dtype(name) if name else base
     formats = {module: base if module in kept else quantised for module in MODULES}
@@ -192,64 +139,93 @@ def _formats(base: DType, kept: frozenset[str], checkpoint: Checkpoint, workload
     return Formats(base=base, quantised=frozenset(MODULES) - kept, **formats)
 
 
-def _divide(count: int, tp: int, what: str) -> int:
-    if count % tp:
+def _divide(count: int, ranks: int, what: str, option: str = "--tp") -> int:
+    if count % ranks:
         raise KvperfError(
-            f"--tp {tp} does not divide the {count} {what}", f"use a tensor-parallel degree that divides {count}"
+            f"{option} {ranks} does not divide the {count} {what}",
+            f"use a tensor-parallel degree that divides {count}"
+            if option == "--tp"
+            else f"their product must divide {count}",
         )
-    return count // tp
+    return count // ranks
 
 
-def _split_mixer(mixer: Mixer, tp: int) -> Mixer:
+def split_mixer(mixer: Mixer, tp: int, option: str = "--tp") -> Mixer:
     """One rank's heads of a mixer. Latents, indexers and shared keys are whole on every rank."""
     if tp == 1 or isinstance(mixer, NoMixer):
         return mixer
     replace = msgspec.structs.replace
     if isinstance(mixer, GroupedQuery):
-        heads = _divide(mixer.heads, tp, "query heads")
+        heads = _divide(mixer.heads, tp, "query heads", option)
         if mixer.kv_heads % tp and tp % mixer.kv_heads:
             raise KvperfError(
-                f"--tp {tp} neither divides the {mixer.kv_heads} KV heads nor is a multiple of them",
+                f"{option} {tp} neither divides the {mixer.kv_heads} KV heads nor is a multiple of them",
                 f"use a divisor or a multiple of {mixer.kv_heads}",
             )
         return replace(mixer, heads=heads, kv_heads=max(1, mixer.kv_heads // tp))
     if isinstance(mixer, Latent | Lightning):
-        return replace(mixer, heads=_divide(mixer.heads, tp, "attention heads"))
+        return replace(mixer, heads=_divide(mixer.heads, tp, "attention heads", option))
     if isinstance(mixer, Compressed):
-        heads = _divide(mixer.heads, tp, "attention heads")
-        return replace(mixer, heads=heads, output_groups=_divide(mixer.output_groups, tp, "output groups"))
+        heads = _divide(mixer.heads, tp, "attention heads", option)
+        return replace(mixer, heads=heads, output_groups=_divide(mixer.output_groups, tp, "output groups", option))
     if isinstance(mixer, DeltaNet):
-        k_heads = _divide(mixer.k_heads, tp, "key heads of the linear attention")
-        return replace(mixer, k_heads=k_heads, v_heads=_divide(mixer.v_heads, tp, "value heads"))
+        k_heads = _divide(mixer.k_heads, tp, "key heads of the linear attention", option)
+        return replace(mixer, k_heads=k_heads, v_heads=_divide(mixer.v_heads, tp, "value heads", option))
     assert isinstance(mixer, Mamba2)
-    heads = _divide(mixer.heads, tp, "state-space heads")
+    heads = _divide(mixer.heads, tp, "state-space heads", option)
     groups = mixer.groups // tp if mixer.groups % tp == 0 else mixer.groups
     return replace(mixer, heads=heads, groups=groups)
 
 
-def _check_expert_ranks(model: Model, tp: int, ep: int) -> None:
-    if ep < 1 or tp % ep:
-        raise KvperfError(f"--ep {ep} does not divide the {tp} ranks", f"use a divisor of {tp}")
+def narrowed(mixer: Mixer, ranks: int) -> Mixer:
+    """A mixer on every `ranks`-th entry of the cache: of a window, a chunk or a selection it meets that share."""
+    replace = msgspec.structs.replace
+    if isinstance(mixer, GroupedQuery):
+        return replace(mixer, window=_share(mixer.window, ranks), chunk=_share(mixer.chunk, ranks))
+    if isinstance(mixer, Latent):
+        indexer = mixer.indexer and replace(mixer.indexer, top_k=_share(mixer.indexer.top_k, ranks))
+        return replace(mixer, indexer=indexer, selected_tokens=_share(mixer.selected_tokens, ranks))
+    if isinstance(mixer, Compressed):
+        indexer = mixer.indexer and replace(mixer.indexer, top_k=_share(mixer.indexer.top_k, ranks))
+        return replace(mixer, window=_share(mixer.window, ranks), indexer=indexer)
+    return mixer
+
+
+def _share(tokens: int | None, ranks: int) -> int | None:
+    return None if tokens is None else int(ceil_div(tokens, ranks))
+
+
+def check_experts(model: Model, parallelism: Parallelism) -> None:
+    """Refuse expert groups that do not share out the model's experts evenly. Raises KvperfError."""
+    ep, copies = parallelism.ep, parallelism.redundant_experts
     experts = [ffn.experts for ffn in model.ffns.values() if isinstance(ffn, Experts)]
-    if ep > 1 and not experts:
-        raise KvperfError(f"--ep {ep}, but {model.name} has no experts", "leave --ep out")
+    if not experts and (ep > 1 or copies):
+        said = f"--ep {ep}" if ep > 1 else f"--redundant-experts {copies}"
+        raise KvperfError(f"{said}, but {model.name} has no experts", f"leave {said.split()[0]} out")
     for count in experts:
-        if count % ep:
-            raise KvperfError(f"--ep {ep} does not divide the {count} experts", f"use a divisor of {count}")
+        if (count + copies) % ep:
+            beside = f" and their {copies} copies" if copies else ""
+            missing = ep - (count + copies) % ep
+            raise KvperfError(
+                f"--ep {ep} does not divide the {count} experts{beside}",
+                f"use a divisor of {count + copies}, or --redundant-experts {copies + missing}",
+            )
 
 
-def _split_ffn(ffn: Ffn, tp: int, ep: int = 1) -> Ffn:
-    """One rank's columns of an FFN; of an expert, those that the ranks of its group slice it into."""
-    if tp == 1 or isinstance(ffn, NoFfn):
+def split_ffn(ffn: Ffn, tp: int, slices: int | None = None) -> Ffn:
+    """One rank's columns of an FFN; of a routed expert, one of `slices` (None: of tp)."""
+    slices = tp if slices is None else slices
+    if isinstance(ffn, NoFfn) or tp == slices == 1:
         return ffn
     replace = msgspec.structs.replace
     if isinstance(ffn, Dense):
         return replace(ffn, intermediate=_divide(ffn.intermediate, tp, "columns of the FFN"))
     assert isinstance(ffn, Experts)
-    intermediate = _divide(ffn.intermediate, tp // ep, "columns of the FFN")
+    if ffn.intermediate % slices:
+        raise KvperfError(
+            f"{slices} ranks cannot slice the {ffn.intermediate} columns of an expert evenly",
+            "give each expert to fewer ranks: a larger --ep, up to the GPUs of a stage",
+        )
     shared = _divide(ffn.shared_intermediate, tp, "columns of the shared experts")
-    dense = _split_ffn(ffn.dense, tp) if ffn.dense else None
-    return replace(ffn, intermediate=intermediate, shared_intermediate=shared, dense=dense)
-
-
-__all__ = ["Formats", "Layout", "Owned", "Shard", "one_rank"]
+    dense = split_ffn(ffn.dense, tp) if ffn.dense else None
+    return replace(ffn, intermediate=ffn.intermediate // slices, shared_intermediate=shared, dense=dense)

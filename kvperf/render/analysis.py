@@ -24,7 +24,9 @@ def headline(record: Analysis) -> str:
     """What was analysed, defaults included."""
     work, gpu = record.workload, record.gpu
     subject = record.model.name or _attention_name(record)
-    return " · ".join([gpu.name + (f" × {work.tp}" if work.tp > 1 else ""), subject, work.phase, *_requests(record)])
+    return " · ".join(
+        [gpu.name + (f" × {work.gpus}" if work.gpus > 1 else ""), subject, work.phase, *_requests(record)]
+    )
 
 
 def _requests(record: Analysis) -> list[str]:
@@ -94,6 +96,12 @@ def stage_table(record: Analysis, wide: bool = False) -> Table:
     if step.host_s and step.predicted_s:
         host = cell(step.host_s, time[1]), f"{100 * step.host_s / step.predicted_s:.1f}"
         cells.insert(-1, ("host", *[""] * (len(shown) - 3), *host))
+    if step.pipeline_wait_s:
+        wait = (
+            cell(step.pipeline_wait_s, time[1]),
+            f"{100 * step.pipeline_wait_s / (step.predicted_s or step.bound_s):.1f}",
+        )
+        cells.insert(-1, ("pipeline wait", *[""] * (len(shown) - 3), *wait))
     return Table(tuple(header for header, _ in shown), tuple(cells), totals=1)
 
 
@@ -154,6 +162,12 @@ def csv_rows(record: Analysis) -> list[dict[str, Any]]:
         "context_tokens": work.context_tokens,
         "new_tokens": work.new_tokens,
         "tp": work.tp,
+        "pp": work.pp,
+        "cp": work.cp,
+        "ep": work.ep,
+        "attention_dp": work.attention_dp,
+        "gpus": work.gpus,
+        "nodes": work.nodes,
         "stack": work.stack,
         "cuda_graphs": work.cuda_graphs,
     }
@@ -168,7 +182,15 @@ def _flat(row: StageFigures | StepFigures) -> dict[str, Any]:
             flat |= {inner: getattr(value, inner) for inner in value.__struct_fields__}
         else:
             flat[field] = value
-    own = ("share", "covered_by", "serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted", "host_s")
+    own = (
+        "share",
+        "covered_by",
+        "serial_bound_s",
+        "tokens_per_s_bound",
+        "tokens_per_s_predicted",
+        "host_s",
+        "pipeline_wait_s",
+    )
     return flat | {field: getattr(row, field, None) for field in own}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvperf.record import Analysis, GpuFacts, StepFigures, UsedPeak
 from kvperf.render.analysis import COUNTED, cell
+from kvperf.render.layout_lines import communication
 from kvperf.units import binary, decimal, significant
 
 
@@ -20,6 +21,7 @@ def summary(record: Analysis) -> list[str]:
         f"ceilings of an implementation, not in the bound: {_ceilings(step)}",
     ]
     slow = [name for name, seconds in _named_ceilings(step) if seconds is not None and seconds > step.bound_s]
+    lines += communication(record)
     if slow:
         lines.append(f"note: {' and '.join(slow)} alone {'takes' if len(slow) == 1 else 'take'} longer than the bound")
     if step.achievable_s is not None:
@@ -102,13 +104,17 @@ def _measured(gpu: GpuFacts) -> str:
 def _memory_lines(record: Analysis) -> list[str]:
     kept = record.memory
     needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
+    needed += kept.collective_buffer_bytes
+    buffers = f", collective buffers {binary(kept.collective_buffer_bytes)}" if kept.collective_buffer_bytes else ""
     lines = [
         f"memory: weights {binary(kept.resident_weight_bytes)}, KV {binary(kept.kv_cache_bytes)} ({_growth(record)}), "
         f"activations {binary(kept.activation_peak_bytes)}, reserve {binary(kept.reserve_bytes)}"
+        f" ({binary(kept.graph_bytes)} of it CUDA graphs){buffers}"
     ]
     if kept.capacity_bytes is None:
         return [*lines, f"needs {binary(needed)}; capacity unknown"]
-    fits = "fits" if kept.fits else "DOES NOT FIT"
+    spare = abs(kept.spare_bytes or 0)
+    fits = f"fits, {binary(spare)} to spare" if kept.fits else f"DOES NOT FIT by {binary(spare)}"
     limit = record.model.max_context_tokens
     context = "any" if kept.max_context_tokens is None else str(kept.max_context_tokens)
     beyond = limit is not None and (kept.max_context_tokens is None or kept.max_context_tokens > limit)
@@ -117,6 +123,11 @@ def _memory_lines(record: Analysis) -> list[str]:
         f"({kept.usable_fraction:.0%} of {binary(kept.capacity_bytes)}): {fits}; largest batch {kept.max_batch}, "
         f"largest context {context} at this batch" + (f" (the model takes {limit})" if beyond else "")
     )
+    if record.would_fit:
+        ways = " or ".join(f"{change.option} {change.value}" for change in record.would_fit)
+        lines.append(f"would fit with {ways}")
+    elif not kept.fits:
+        lines.append("no smaller batch, context or format, nor more GPUs, makes it fit by itself")
     return lines
 
 

@@ -9,8 +9,9 @@ import msgspec
 
 from kvperf.hardware.gpu import Gpu
 from kvperf.hardware.levels import Level, Range
+from kvperf.hardware.network import Network, load_network
 from kvperf.hardware.peaks import Peak, of
-from kvperf.hardware.profile import Measured
+from kvperf.hardware.profile import Link, Measured
 from kvperf.render.table import Table
 from kvperf.units import binary, decimal, significant
 
@@ -80,6 +81,8 @@ def record(gpu: Gpu) -> dict[str, Any]:
             "stream_launch_s": gpu.stream_launch_s,
         },
         "links": _builtins(gpu.profile.links),
+        "node": _builtins(gpu.profile.node),
+        "network": _network_record(gpu),
         "measured": [_builtins(m) | {"unit": m.value.unit} for m in gpu.profile.measured],
         "notes": [*gpu.profile.notes, *gpu.architecture.notes],
         "sources": {key: str(source) for key, source in _sources(gpu).items()},
@@ -236,17 +239,50 @@ def _limit(name: str, vendor: str) -> str:
 
 
 def _links(gpu: Gpu) -> Table:
-    links = gpu.profile.links
-    rows = [
-        (name, link.name, ", ".join(link.per_direction.source), decimal(link.per_direction.value, "B/s"))
-        if link
-        else (name, "none", "", "")
-        for name, link in (("to other GPUs", links.gpu), ("to the host", links.pcie))
-    ]
-    if links.c2c:
-        reading = links.c2c.per_direction
-        rows.append(("to its CPU", links.c2c.name, ", ".join(reading.source), decimal(reading.value, "B/s")))
-    return Table(("link", "kind", "sources", "bandwidth"), tuple(rows), left=3)
+    """Each link with its bandwidth, and how many GPUs stand behind it."""
+    links, node = gpu.profile.links, gpu.profile.node
+    rows = _link("to other GPUs", links.gpu) + _link("to the host", links.pcie)
+    rows += _link("to its CPU", links.c2c) if links.c2c else []
+    if node:
+        rows.append(("one machine", node.gpus.note or "", ", ".join(node.gpus.source), f"{node.gpus.value} GPUs"))
+    else:
+        rows.append(("one machine", "", "", UNKNOWN))
+    return Table(("link", "kind", "sources", "value"), tuple(rows + _between_machines(gpu)), left=3)
+
+
+def _link(name: str, link: Link | None) -> list[tuple[str, str, str, str]]:
+    """A link's row, and one for the GPUs that it joins where that is known."""
+    if link is None:
+        return [(name, "none", "", "")]
+    bandwidth, gpus = link.per_direction, link.gpus
+    rows = [(name, link.name, ", ".join(bandwidth.source), decimal(bandwidth.value, "B/s"))]
+    if gpus:
+        rows.append(("  joins", gpus.note or "", ", ".join(gpus.source), f"{gpus.value} GPUs"))
+    return rows
+
+
+def _between_machines(gpu: Gpu) -> list[tuple[str, str, str, str]]:
+    """The network of usual machines, with its latency where somebody measured it."""
+    named, network = gpu.profile.links.network, _network(gpu)
+    if named is None or network is None:
+        return [("to other machines", UNKNOWN, "", "")]
+    keys = (*named.source, *network.per_direction.source)
+    rows = [("to other machines", network.title, ", ".join(keys), decimal(network.bytes_per_s, "B/s"))]
+    rows += [("", named.note, "", "")] if named.note else []
+    if network.latency:
+        rows.append(("  latency", "", ", ".join(network.latency.source), decimal(network.latency.value, "s", 2)))
+    return rows
+
+
+def _network_record(gpu: Gpu) -> dict[str, Any] | None:
+    network = _network(gpu)
+    if network is None:
+        return None
+    return {key: _builtins(getattr(network, key)) for key in ("name", "title", "per_direction", "latency", "notes")}
+
+
+def _network(gpu: Gpu) -> Network | None:
+    return load_network(gpu.network) if gpu.network else None
 
 
 def _measured(gpu: Gpu) -> Table:
@@ -278,7 +314,8 @@ def _ridges(gpu: Gpu) -> list[tuple[Peak, float]]:
 
 
 def _sources(gpu: Gpu) -> dict[str, Any]:
-    return {**gpu.architecture.sources, **gpu.profile.sources}
+    network = _network(gpu)
+    return {**gpu.architecture.sources, **(network.sources if network else {}), **gpu.profile.sources}
 
 
 def _span(values: Range | None) -> str:

@@ -135,7 +135,7 @@ def _part(layout: Layout, workload: Workload, held: list[tuple[_One, Owned]]) ->
 
     def kinds(mixers: list[tuple[Mixer | None, Owned]]) -> Layout:
         changed = [
-            Owned(msgspec.structs.replace(owned.shard, mixer=mixer), owned.layers)
+            Owned(one_kind := msgspec.structs.replace(owned.shard, mixer=mixer), owned.layers, one_kind)
             for mixer, owned in mixers
             if mixer is not None
         ]

@@ -30,11 +30,17 @@ def lines(subject: Subject) -> list[Line]:
             line(
                 "Neither tensor parallelism of up to {} GPUs nor {} weights and cache make it fit: the batch or the "
                 "context must shrink.",
-                count("fit.most_gpus", DEGREES[-1]),
+                count("fit.most_gpus", _most(subject)),
                 word("fit.narrowest", NARROWER[-1]),
             )
         ]
     return [line("What makes it fit: {}.", joined(ways, "; or "))]
+
+
+def _most(subject: Subject) -> int:
+    """The most GPUs whose links are known and among which the model can be divided."""
+    known = [degree for degree in DEGREES if not isinstance(subject.tried(tp=degree), KvperfError)]
+    return max(known, default=1)
 
 
 def _degree(subject: Subject, **changes: Any) -> int | None:

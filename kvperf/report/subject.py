@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from kvperf.analysis import analyse
 from kvperf.errors import KvperfError
-from kvperf.layout import Layout, one_rank
+from kvperf.inputs import stack_options
+from kvperf.layout import ALONE, Layout, Parallelism, one_rank
 from kvperf.pipeline import Part, StageWork, pipeline
 from kvperf.report.document import Cite
 from kvperf.stages.kv_update import span_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 PREDICTION = ("stack", "cuda_graphs")  # what is asked for beside the workload
+OPTIONS = ("cuda_graphs", "all_reduce", "overlap")  # how the stack runs its launches
 # What binds, in words.
 BOUND_BY = {"hbm": "memory", "tensor": "matrix units", "link": "links"}
 
@@ -40,13 +42,13 @@ class Subject:
         model: Model,
         workload: Workload,
         *,
-        tp: int = 1,
+        parallelism: Parallelism = ALONE,
         record: Record | None = None,
         asked: dict[str, Any] | None = None,
         analysis: Analysis | None = None,
         **kept: Any,
     ) -> None:
-        self.gpu, self.model, self.workload, self.tp = gpu, model, workload, tp
+        self.gpu, self.model, self.workload, self.parallelism = gpu, model, workload, parallelism
         self.record, self.asked, self.kept = record, asked, kept
         self.analysis = analysis or self.at()
 
@@ -54,7 +56,9 @@ class Subject:
         """The analysis with another GPU, degree, workload or prediction. Raises KvperfError."""
         kept = self.kept | {name: changes.pop(name) for name in PREDICTION if name in changes}
         workload = replace(self.workload, **changes)
-        return analyse(gpu or self.gpu, self.model, workload, tp=self.tp if tp is None else tp, **kept)
+        parallelism = self.parallelism if tp is None else replace(self.parallelism, tp=tp)
+        kept["options"] = stack_options(**{name: kept.pop(name) for name in OPTIONS if name in kept})
+        return analyse(gpu or self.gpu, self.model, workload, parallelism, **kept)
 
     def tried(self, **changes: Any) -> Analysis | KvperfError:
         """The same, or why there is none."""
@@ -63,9 +67,13 @@ class Subject:
         except KvperfError as problem:
             return problem
 
+    @property
+    def tp(self) -> int:
+        return self.parallelism.tp
+
     @functools.cached_property
     def layout(self) -> Layout:
-        return one_rank(self.model, self.workload, self.tp)
+        return one_rank(self.model, self.workload, self.parallelism)
 
     @functools.cached_property
     def stages(self) -> tuple[StageWork, ...]:
@@ -84,7 +92,7 @@ class Subject:
     def decode_attention(self) -> Part | None:
         """The same layers in the decode step of these sequences: what they read of the cache."""
         changed = replace(self.workload, **self.decoding())
-        stages = pipeline(one_rank(self.model, changed, self.tp), changed)
+        stages = pipeline(one_rank(self.model, changed, self.parallelism), changed)
         parts = [part for stage in stages if stage.name == "attention" for part in stage.parts]
         return max(parts, key=_importance, default=None)
 

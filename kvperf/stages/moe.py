@@ -84,7 +84,7 @@ def moe_experts(shard: Shard, workload: Workload) -> Work:
     kernels                = launches
 
     hit      distinct experts of this rank chosen, expected: E*(1 - power(1 - top_k/E, T)) under uniform routing, over
-             the groups of ranks
+             the groups of ranks (E with copies, T of all ranks that hold the experts together)
     pairs    tokens of this rank's experts, each once for every expert: T*top_k over the groups of ranks
     m        matrices of an expert: 3 when gated, else 2
     f        FLOP of the activation an element: 5 for SiLU·mul, 8 for others
@@ -102,7 +102,7 @@ def moe_experts(shard: Shard, workload: Workload) -> Work:
     T, d, I, pairs = workload.tokens, shard.hidden_size, ffn.intermediate, expert_tokens(shard, workload)  # noqa: E741
     m, f = (3, 5) if ffn.gated else (2, 8)
     z, bias = ffn.latent or d, int(ffn.expert_bias)
-    hit, outputs = expected_experts(ffn, T) / shard.expert_ranks, (m - 1) * I + z
+    hit, outputs = experts_hit(shard, workload), (m - 1) * I + z
     latent, latent_inputs, latent_outputs = (2 * d * z, d + z, d + z) if ffn.latent else (0, 0, 0)
     weight = shard.formats.experts
     w, s, b = weight.element_bytes, weight.row_scale_bytes, shard.formats.base.element_bytes
@@ -194,14 +194,30 @@ def moe_combine(shard: Shard, workload: Workload) -> Work:
     )
 
 
-def expected_experts(ffn: Experts, tokens: Any) -> Any:
-    """E·(1 − (1 − k/E)^T): distinct experts that T tokens choose under uniform routing."""
-    return ffn.experts * (1 - power(1 - ffn.top_k / ffn.experts, tokens))
+def expected_experts(ffn: Experts, tokens: Any, copies: int = 0) -> Any:
+    """E·(1 − (1 − k/E)^T): distinct experts that T tokens choose under uniform routing, E with `copies` of some."""
+    stored = ffn.experts + copies
+    return stored * (1 - power(1 - ffn.top_k / stored, tokens))
+
+
+def experts_held(shard: Shard) -> Any:
+    """Routed experts of this rank, whole or in slices, copies included."""
+    return (_experts(shard).experts + shard.redundant_experts) / shard.expert_ranks
+
+
+def experts_hit(shard: Shard, workload: Workload) -> Any:
+    """Experts of the busiest rank that some token chose, expected."""
+    tokens = workload.expert_tokens
+    if shard.expert_imbalance != 1:
+        tokens = tokens * shard.expert_imbalance
+    return expected_experts(_experts(shard), tokens, shard.redundant_experts) / shard.expert_ranks
 
 
 def expert_tokens(shard: Shard, workload: Workload) -> Any:
-    """T·k over the groups of ranks: tokens of this rank's experts, a token once for every expert it goes to."""
-    tokens = workload.tokens * _experts(shard).top_k
+    """T·k over the groups of ranks: tokens of the busiest rank's experts, a token once for every expert it goes to."""
+    tokens = workload.expert_tokens * _experts(shard).top_k
+    if shard.expert_imbalance != 1:
+        tokens = tokens * shard.expert_imbalance
     return tokens if shard.expert_ranks == 1 else tokens / shard.expert_ranks
 
 

@@ -23,7 +23,7 @@ from kvperf.arith import total
 from kvperf.bound import resources
 from kvperf.errors import KvperfError
 from kvperf.hardware import Gpu, load_gpu
-from kvperf.layout import one_rank
+from kvperf.layout import Parallelism, one_rank
 from kvperf.model import load_model
 from kvperf.model.architecture import Checkpoint, Experts, Kept, Model
 from kvperf.pipeline import pipeline
@@ -118,7 +118,7 @@ def deployed(row: Serving, model: Model) -> Model:
 
 def _step(row: Serving, gpu: Gpu, model: Model, workload: Workload) -> tuple[Any, Any]:
     """Predicted seconds of one step's kernels, and the sum of its stages' bounds."""
-    layout = one_rank(model, workload, row.tp, row.ep)
+    layout = one_rank(model, workload, Parallelism(tp=row.tp, ep=row.ep))
     stages = pipeline(layout, workload)
     bounds = [resources(stage.work, gpu).longest_s for stage in stages]
     predicted = predict_step(stages, bounds, workload, gpu, row.stack)

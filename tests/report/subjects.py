@@ -9,6 +9,7 @@ from typing import Any
 from kvperf import api
 from kvperf.files import folder
 from kvperf.inputs import DEFAULT_STACK
+from kvperf.layout import Parallelism
 from kvperf.report.build import report
 from kvperf.report.document import Document, Value
 from kvperf.report.subject import Subject
@@ -21,7 +22,7 @@ def document(gpu: str | Path = "h100", model: str | Path = "llama-3.1-8b", **ste
     tp, record = step.pop("tp", 1), step.pop("record", None)
     kept = {"stack": step.pop("stack", DEFAULT_STACK), "cuda_graphs": step.pop("cuda_graphs", True)}
     step = {"batch": 4} | step if "contexts" not in step else step
-    return report(Subject(*api.prepare(gpu, model, **step), tp=tp, record=record, **kept))
+    return report(Subject(*api.prepare(gpu, model, **step), parallelism=Parallelism(tp=tp), record=record, **kept))
 
 
 def changed(source: Path, target: Path, *edits: tuple[str, str]) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import kvperf
 from kvperf.cli import run
 
-PLACES = [("t4", "llama-3.1-70b", {}), ("h100", "llama-3.1-70b", {"batch": 8})]
+PLACES = [("a100-sxm-40gb", "llama-3.1-405b", {}), ("h100", "llama-3.1-70b", {"batch": 8})]
 
 
 def printed(gpu: str, model: str, step: dict[str, int], capsys: pytest.CaptureFixture[str]) -> str:

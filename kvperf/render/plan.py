@@ -1,0 +1,152 @@
+"""A plan as tables and rows: the front, what is not on it, and how to read both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvperf.plan.record import Plan, Pool, Serving
+from kvperf.render import output as out
+from kvperf.render.analysis import folded
+from kvperf.render.table import Table, markdown, plain
+from kvperf.units import decimal, significant
+
+if TYPE_CHECKING:
+    from kvperf.strategies import Strategy
+
+SHOWN = 12  # rows of the front in a table
+LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "DP", "ep": "EP", "pp": "PP"}
+
+
+def write(found: Plan, notes: tuple[Strategy, ...], format: str, output: Path | None) -> None:
+    """The plan in the asked-for format; strategy notes are part of tables and of JSON."""
+    if format == "json":
+        out.write(out.json_text({"plan": found, "strategies": notes} if notes else found), output)
+    elif format == "csv":
+        out.write(out.csv_text(rows(found)), output)
+    else:
+        draw = markdown if format == "md" else plain
+        text = _text(found, draw)
+        out.write(text + _strategies(notes), output)
+
+
+def _strategies(notes: tuple[Strategy, ...]) -> str:
+    if not notes:
+        return ""
+    from kvperf.render.strategies import text
+
+    return f"\n{text(notes)}"
+
+
+def _text(found: Plan, draw: Any) -> str:
+    parts = [folded(head(found))]
+    if found.front:
+        parts.append(draw(front(found)))
+        parts.append(folded(legend(found)))
+    else:
+        parts.append(folded([f"no plan meets it; the closest misses by {found.closest}"]))
+    if found.rejected:
+        parts.append(folded(rejected(found)))
+    return "\n".join(parts)
+
+
+def head(found: Plan) -> list[str]:
+    """What was asked for, defaults included."""
+    load, met, best = found.load, found.met, len(found.front)
+    targets = f"TTFT {_target(load.ttft_s)}, TPOT {_target(load.tpot_s)}"
+    rate = "as many requests as are served" if load.requests_per_s is None else f"{load.requests_per_s:g} requests/s"
+    return [
+        f"{found.model}, {found.stack} kernels: prompts of {load.prompt_tokens} tokens, outputs of "
+        f"{load.output_tokens}; {targets}; {rate}, at most {load.most_gpus} GPUs",
+        f"{found.evaluated} points evaluated, {met} meet this; {best} are beaten by none in both tokens/s a user and "
+        "tokens/s a GPU",
+    ]
+
+
+def _target(seconds: float | None) -> str:
+    return "any" if seconds is None else f"at most {decimal(seconds, 's')}"
+
+
+def front(found: Plan) -> Table:
+    """The front, the fastest for a user first; a long one at even distances."""
+    shown = _spaced(found.front)
+    several = len({serving.gpu for serving in found.front}) > 1
+    columns = [
+        ("layout", lambda s: layout(s)),
+        *([("GPU", lambda s: s.gpu)] if several else []),
+        ("weights,\nKV", lambda s: f"{s.weight_dtype}, {s.kv_dtype}"),
+        ("batch", lambda s: str(s.pools[-1].batch)),
+        ("TTFT\nms", lambda s: significant(1e3 * s.ttft_s)),
+        ("TPOT\nms", lambda s: significant(1e3 * s.tpot_s)),
+        ("tok/s\nuser", lambda s: significant(s.tokens_per_s_per_user)),
+        ("tok/s\nGPU", lambda s: significant(s.tokens_per_s_per_gpu)),
+        ("GPUs", lambda s: str(s.gpus)),
+    ]
+    if found.load.price is not None:
+        columns.append(("cost\nMtok", lambda s: significant(s.cost_per_million_tokens or 0.0)))
+    columns.append(("stopped by", lambda s: s.stopped_by))
+    return Table(
+        tuple(header for header, _ in columns),
+        tuple(tuple(text(serving) for _, text in columns) for serving in shown),
+        left=3 if several else 2,
+    )
+
+
+def rejected(found: Plan) -> list[str]:
+    """Why the other points are none."""
+    return [f"{r.reason}: {r.count}; the closest misses by {r.closest}" for r in found.rejected]
+
+
+def legend(found: Plan) -> list[str]:
+    """How the table is to be read, and what it rests on."""
+    lines = []
+    modes = {serving.mode for serving in found.front}
+    if "mixed" in modes:
+        lines.append("c: each replica reads prompts beside its decoding, so many tokens of them in a step")
+    if "apart" in modes:
+        lines.append("a > b: prompts are read on a, decoded on b")
+    lines += [
+        "batch: sequences of one decoding replica; every one has memory for its full length",
+        "TTFT and TPOT are means; TTFT with the wait for other prompts (M/D/1)",
+        "stopped by: what forbids a larger batch, and the busiest resource of its step",
+    ]
+    formats = {name for serving in found.front for name in (serving.weight_dtype, serving.kv_dtype)}
+    if "fp8" in formats and len(formats) > 1:
+        lines.append("narrower formats change what the model says: --weight-dtype and --kv-dtype choose them")
+    if len(found.front) > SHOWN:
+        lines.append(f"{SHOWN} of {len(found.front)} are shown; --format csv or json has all")
+    cautions = dict.fromkeys(warning for serving in found.front for warning in serving.warnings)
+    return lines + [f"note: {caution}" for caution in cautions]
+
+
+def layout(serving: Serving) -> str:
+    """`TP8 c2048`, or `2×TP2 > TP4` where prompts are read apart."""
+    if serving.mode == "mixed":
+        return f"{_pool(serving.pools[0])} c{serving.chunk_tokens}"
+    reading, decoding = serving.pools
+    return f"{_pool(reading)} > {_pool(decoding)}"
+
+
+def _pool(pool: Pool) -> str:
+    letters = " ".join(f"{LETTERS[name]}{pool.degrees[name]}" for name in LETTERS if name in pool.degrees) or "TP1"
+    return f"{pool.replicas}×{letters}" if pool.replicas > 1 else letters
+
+
+def rows(found: Plan) -> list[dict[str, Any]]:
+    """One row for each way on the front, in base units."""
+    flat = []
+    for serving in found.front:
+        fields = {
+            name: getattr(serving, name) for name in Serving.__struct_fields__ if name not in ("pools", "warnings")
+        }
+        named = {"model": found.model, "stack": found.stack, "layout": layout(serving)}
+        flat.append(named | fields | {"batch": serving.pools[-1].batch})
+    return flat
+
+
+def _spaced(servings: tuple[Serving, ...]) -> list[Serving]:
+    """At most SHOWN of them, both ends among them."""
+    if len(servings) <= SHOWN:
+        return list(servings)
+    last = len(servings) - 1
+    return [servings[round(step * last / (SHOWN - 1))] for step in range(SHOWN)]

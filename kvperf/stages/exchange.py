@@ -1,0 +1,141 @@
+"""Tokens that travel to their experts and back, where the ranks of a layout have different tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvperf.arith import least
+from kvperf.layout import Shard
+from kvperf.model.architecture import Experts
+from kvperf.stages.boundary import boundary_bytes, input_bytes
+from kvperf.stages.collective import reach
+from kvperf.work import Work
+from kvperf.workload import Workload
+
+
+def expert_dispatch(shard: Shard, workload: Workload) -> Work:
+    """Send each token to the ranks that hold its experts, in the format that the experts read.
+
+    activation_read_bytes  = x*T*z
+    activation_write_bytes = x*T*copies*z
+    link_bytes             = inside*x*T*z*copies*beside
+    network_bytes          = across*x*T*z*nodes_hit
+    kernels                = launches
+
+    z          elements of an expert's input: the hidden size, or the latent
+    T          new tokens that this rank sends: its group's, over the tensor-parallel ranks
+    copies     distinct ranks that hold an expert of a token, expected
+    beside     share of these that are on another rank of the node where the token is, or is brought to
+    nodes_hit  other nodes among them: one copy crosses to each, and is passed on there
+    inside     1 if several of the ranks are on one node, else 0
+    across     1 if they are on several nodes, else 0
+
+    Source: DeepSeek-V3 (arXiv:2412.19437) section 3.2.2: dispatch over InfiniBand to the GPU of the same index, then
+    over NVLink; expected ranks and nodes: distinct experts drawn evenly (hypergeometric).
+    """
+    T, z, x = sent_tokens(shard, workload), width(shard), dispatched_bytes(shard, workload)
+    copies, beside, nodes_hit = ranks_hit(shard), share_beside(shard), other_nodes_hit(shard)
+    inside, across, _ = reach(shard.exchange)
+    launches = workload.launches(serving=1)
+    return Work(
+        activation_read_bytes=x * T * z,
+        activation_write_bytes=x * T * copies * z,
+        link_bytes=inside * x * T * z * copies * beside,
+        network_bytes=across * x * T * z * nodes_hit,
+        kernels=launches,
+    )
+
+
+def expert_combine(shard: Shard, workload: Workload) -> Work:
+    """Bring the experts' results back to the rank of each token, added up on the way.
+
+    vector_flops           = T*copies*z
+    activation_read_bytes  = a*T*copies*z
+    activation_write_bytes = a*T*z
+    link_bytes             = inside*m*T*z*copies*beside
+    network_bytes          = across*m*T*z*nodes_hit
+    kernels                = launches
+
+    m          bytes of an element between ranks
+    z          elements of an expert's output: the hidden size, or the latent
+    T          new tokens that this rank gets back: its group's, over the tensor-parallel ranks
+    copies     distinct ranks that hold an expert of a token, expected
+    beside     share of these that are on another rank of the node where the token is, or is brought to
+    nodes_hit  other nodes among them: their sums are made there, and cross once
+    inside     1 if several of the ranks are on one node, else 0
+    across     1 if they are on several nodes, else 0
+
+    Source: DeepSeek-V3 (arXiv:2412.19437) section 3.2.2: the combine goes the way of the dispatch, in 16 bits.
+    """
+    T, z, m = sent_tokens(shard, workload), width(shard), shard.activation.element_bytes
+    a = boundary_bytes(shard, workload)
+    copies, beside, nodes_hit = ranks_hit(shard), share_beside(shard), other_nodes_hit(shard)
+    inside, across, _ = reach(shard.exchange)
+    launches = workload.launches(serving=1)
+    return Work(
+        vector_flops=T * copies * z,
+        activation_read_bytes=a * T * copies * z,
+        activation_write_bytes=a * T * z,
+        link_bytes=inside * m * T * z * copies * beside,
+        network_bytes=across * m * T * z * nodes_hit,
+        kernels=launches,
+    )
+
+
+def sent_tokens(shard: Shard, workload: Workload) -> Any:
+    """Tokens that one rank sends: those of its group are on each of its tensor-parallel ranks."""
+    return workload.tokens / shard.ranks if shard.ranks > 1 else workload.tokens
+
+
+def dispatched_bytes(shard: Shard, workload: Workload) -> float:
+    """Bytes of an element on its way to an expert."""
+    given = input_bytes(shard, workload, "experts")
+    return given if given else shard.input_format("experts").element_bytes
+
+
+def ranks_hit(shard: Shard) -> float:
+    """Distinct ranks among those that hold a token's top_k experts; where ranks slice an expert, all of its slices."""
+    return groups_hit(experts_stored(shard), _experts(shard).top_k, shard.expert_ranks) * slices(shard)
+
+
+def other_nodes_hit(shard: Shard) -> float:
+    """Distinct nodes among them beside the token's own, under the limit of the routing."""
+    nodes = shard.exchange.nodes
+    if nodes == 1:
+        return 0.0
+    hit = groups_hit(experts_stored(shard), _experts(shard).top_k, min(nodes, shard.expert_ranks))
+    return float(least(hit, shard.routed_nodes or nodes)) * (nodes - 1) / nodes
+
+
+def share_beside(shard: Shard) -> float:
+    """Share of the copies that leave a rank for another one of its node."""
+    inside = shard.exchange.node_ranks
+    return (inside - 1) / inside
+
+
+def groups_hit(experts: int, chosen: int, groups: int) -> float:
+    """Expected groups that hold one of `chosen` of `experts`, shared out evenly: n·(1 − C(E − E/n, k) / C(E, k))."""
+    missed, each = 1.0, experts / groups
+    for drawn in range(chosen):
+        missed = missed * max(0.0, experts - each - drawn) / (experts - drawn)
+    return groups * (1 - missed)
+
+
+def experts_stored(shard: Shard) -> int:
+    """The model's experts and their copies."""
+    return _experts(shard).experts + shard.redundant_experts
+
+
+def slices(shard: Shard) -> int:
+    """Ranks that slice one expert."""
+    return max(1, shard.exchange.ranks // shard.expert_ranks)
+
+
+def width(shard: Shard) -> int:
+    """Elements of a token on its way to the experts."""
+    return _experts(shard).latent or shard.hidden_size
+
+
+def _experts(shard: Shard) -> Experts:
+    assert isinstance(shard.ffn, Experts)
+    return shard.ffn
