@@ -9,7 +9,7 @@ from kvperf.arith import Number
 from kvperf.bound import Resources, achievable_s, resources, ridge_flops_per_byte
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory
 from kvperf.ceilings import ceilings, mma_utilisation
-from kvperf.evaluation import RankStep, Step
+from kvperf.evaluation import Step
 from kvperf.evaluation import step as evaluated
 from kvperf.layout import ALONE, Layout, Parallelism
 from kvperf.model.architecture import MODULES, Experts, GroupedQuery, Model
@@ -43,14 +43,18 @@ def analyse(
     options: Options = Options(),
     memory_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
+    find_fit: bool = False,
 ) -> Analysis:
-    """Bound and predict every stage of one step. Raises KvperfError where the layout does not divide the model."""
+    """Bound and predict every stage of one step; where it does not fit, `find_fit` looks for what would.
+
+    Raises KvperfError where the layout does not divide the model.
+    """
     whole = evaluated(gpu, model, workload, parallelism, stack, options)
-    rank, m, gpu = whole.busiest, whole.micro_batches, whole.gpu
+    rank, gpu = whole.busiest, whole.gpu
     kept = fullest(model, whole, workload, memory_fraction, reserve_bytes)
     figures = _step(whole, workload)
     would_fit = ()
-    if kept.fits is False:
+    if find_fit and kept.fits is False:
         from kvperf.fitting import Tried, nearest
 
         would_fit = nearest(Tried(gpu, model, workload, parallelism, memory_fraction, reserve_bytes), kept)
@@ -60,7 +64,7 @@ def analyse(
         gpu=_gpu_facts(gpu, work := rank.work),
         model=_model_facts(model, workload),
         workload=_workload_facts(model, whole, workload, stack, options),
-        stages=tuple(_stage(rank, index, m, gpu, figures) for index in range(len(rank.stages))),
+        stages=tuple(_stage(whole, index, figures) for index in range(len(rank.stages))),
         step=figures,
         memory=kept,
         attention=_attention_facts(rank.layout, workload, work, figures) if workload.scope == "attention" else None,
@@ -94,28 +98,39 @@ def _figures(work: Work, busy: Resources, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _stage(rank: RankStep, index: int, m: int, gpu: Gpu, step: StepFigures) -> StageFigures:
-    stage = rank.stages[index]
-    work = stage.work if m == 1 else stage.work.times(m)
-    figures = _figures(work, resources(work, gpu), gpu)
-    own, whole = figures["bound_s"], step.serial_bound_s
+def _stage(whole: Step, index: int, step: StepFigures) -> StageFigures:
+    """A stage of the busiest rank, over all micro-batches."""
+    rank, rest, times = whole.busiest, whole.rest, (whole.larger, whole.micro_batches - whole.larger)
+    stage, work = rank.stages[index], _both(rank.stages[index].work, rest.stages[index].work, times)
+    figures = _figures(work, resources(work, whole.gpu), whole.gpu)
+    own, all_s = figures["bound_s"], step.serial_bound_s
     if rank.predicted.stages:
-        found = rank.predicted.stages[index]
-        own, whole = m * found.seconds, step.predicted_s
+        found, other = rank.predicted.stages[index], rest.predicted.stages[index]
+        own, all_s = _both(found.seconds, other.seconds, times), step.predicted_s
         figures |= {
             "predicted_s": own,
-            "predicted_low_s": m * found.low_s,
-            "predicted_high_s": m * found.high_s,
+            "predicted_low_s": _both(found.low_s, other.low_s, times),
+            "predicted_high_s": _both(found.high_s, other.high_s, times),
             "calibration": found.calibration,
-            "launches": m * found.launches,
+            "launches": _both(found.launches, other.launches, times),
             "covered_by": found.covered_by,
         }
-    return StageFigures(name=stage.name, layers=stage.layers, share=own / whole if whole else 0.0, **figures)
+    return StageFigures(name=stage.name, layers=stage.layers, share=own / all_s if all_s else 0.0, **figures)
+
+
+def _both(first: Any, second: Any, times: tuple[Any, Any]) -> Any:
+    """A figure of the larger micro-batches and of the rest, each as often as there are such."""
+    if times == (1, 0):
+        return first
+    if hasattr(first, "times"):
+        return first.times(times[0]) + second.times(times[1]) if times[1] else first.times(times[0])
+    return times[0] * first + times[1] * second
 
 
 def _step(whole: Step, workload: Workload) -> StepFigures:
-    rank, m, gpu = whole.busiest, whole.micro_batches, whole.gpu
-    work = rank.work if m == 1 else rank.work.times(m)
+    rank, rest, gpu = whole.busiest, whole.rest, whole.gpu
+    times = whole.larger, whole.micro_batches - whole.larger
+    work = _both(rank.work, rest.work, times)
     figures = _figures(work, resources(work, gpu), gpu) | {"bound_s": whole.bound_s}
     # A measured ceiling holds for the step where it holds for every stage of it.
     if any(achievable_s(stage.work, gpu) is None for stage in rank.stages):
@@ -126,12 +141,12 @@ def _step(whole: Step, workload: Workload) -> StepFigures:
             "predicted_low_s": whole.predicted_low_s,
             "predicted_high_s": whole.predicted_high_s,
             "calibration": rank.predicted.calibration,
-            "launches": m * rank.predicted.launches,
+            "launches": _both(rank.predicted.launches, rest.predicted.launches, times),
             "host_s": whole.host_s,
             "tokens_per_s_predicted": workload.tokens / whole.predicted_s,
         }
     return StepFigures(
-        serial_bound_s=m * rank.serial_bound_s + whole.bound_wait_s,
+        serial_bound_s=_both(rank.serial_bound_s, rest.serial_bound_s, times) + whole.bound_wait_s,
         tokens_per_s_bound=workload.tokens / whole.bound_s,
         pipeline_wait_s=whole.wait_s,
         **figures,

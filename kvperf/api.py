@@ -65,6 +65,7 @@ def analyze(
     cuda_graphs: bool = True,
     memory_fraction: float = MEMORY_FRACTION,
     reserve_bytes: int = RESERVE_BYTES,
+    find_fit: bool = True,
 ) -> Analysis:
     """Bound and predict one generation step, stage by stage.
 
@@ -78,6 +79,7 @@ def analyze(
     heads         attention alone, without a model (with kv_heads and head_dim)
     stack         whose kernels the prediction is of: sglang, vllm, trtllm, kvperf; none leaves it out
     cuda_graphs   the stack replays its launches from a CUDA graph
+    find_fit      where the step does not fit, look for options with which it would
 
     Returns the record `kvperf.analysis/1`, in SI base units. Raises KvperfError for bad input.
     """
@@ -106,6 +108,10 @@ def analyze(
     )
     from kvperf.analysis import analyse
 
+    spread = {"--pp": pp, "--cp": cp, "--ep": ep, "--attention-dp": attention_dp}
+    beyond = next((flag for flag, degree in spread.items() if degree != 1), None)
+    if heads is not None and beyond is not None:
+        raise KvperfError(f"{beyond} beside --heads", "attention alone is sliced by --tp only: give --model")
     inputs.check_stack(stack)
     _check_memory(memory_fraction, reserve_bytes)
     return analyse(
@@ -127,6 +133,7 @@ def analyze(
         options=inputs.stack_options(cuda_graphs, all_reduce, overlap),
         memory_fraction=memory_fraction,
         reserve_bytes=reserve_bytes,
+        find_fit=find_fit,
     )
 
 

@@ -149,7 +149,7 @@ def kv_cache_bytes(layout: Layout, workload: Workload) -> Any:
     for owned in layout.kinds:
         states = state_bytes(owned.shard.mixer, owned.shard.activation.element_bytes)
         pages = share.cache.over_requests(
-            lambda context, new, shard=owned.attention: _pages_bytes(shard, context, workload.page_tokens)
+            lambda context, new, shard=owned.cache: _pages_bytes(shard, context, workload.page_tokens)
         )
         total_bytes = total_bytes + owned.layers * (pages + states * share.tokens.sequences)
     return total_bytes
@@ -173,8 +173,8 @@ def kv_bytes_per_token(layout: Layout) -> Any:
     """Bytes that one token adds to the caches of all layers, of windows too; states don't grow."""
     added: Any = 0
     for owned in layout.kinds:
-        mixer = owned.attention.mixer
-        each = _entry_bytes(owned.attention)
+        mixer = owned.cache.mixer
+        each = _entry_bytes(owned.cache)
         if isinstance(mixer, Compressed) and mixer.ratio:
             each = each + compressed_cache_bytes(mixer, mixer.ratio, owned.shard.kv) / mixer.ratio
         added = added + owned.layers * each
@@ -191,7 +191,7 @@ def kv_growth_bytes_per_token(layout: Layout) -> Any:
             grown = compressed_cache_bytes(mixer, ratio, owned.shard.kv) / ratio if ratio else 0
             added = added + owned.layers * grown
         elif span.window is None and span.chunk is None:
-            added = added + owned.layers * _entry_bytes(owned.attention)
+            added = added + owned.layers * _entry_bytes(owned.cache)
     return added if layout.ring_ranks == 1 else added / layout.ring_ranks
 
 

@@ -180,7 +180,7 @@ def _tried(fixed: dict[str, Any], chosen: dict[str, Any]) -> Tried:
     options = {name: asked.get(name) for name in SEVERAL} | {"stack": asked.get("stack", inputs.DEFAULT_STACK)}
     options |= {name: asked.get(name, 1) for name in DEGREES}
     try:
-        record = api.analyze(**asked)
+        record = api.analyze(**asked, find_fit=False)
     except KvperfError as problem:
         inputs.check_stack(str(options["stack"]))
         gpu, model, workload = api.prepare(

@@ -80,7 +80,7 @@ def _varied(over: Axis, step: dict[str, Any]) -> Callable[[int], Analysis]:
     def at(size: int) -> Analysis:
         if size not in made:
             asked: dict[str, Any] = step | {over: size}
-            made[size] = api.analyze(**asked)
+            made[size] = api.analyze(**asked, find_fit=False)
         return made[size]
 
     return at

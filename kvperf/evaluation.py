@@ -51,7 +51,7 @@ class Step(msgspec.Struct, frozen=True):
     gpu            with the links that the layout uses
     ranks          one of every pipeline stage, in order
     busiest        the rank whose micro-batch takes longest
-    micro_batches  m
+    micro_batches  m, of which `larger` have a sequence more than the others;  rest: one of these on the busiest rank
     bound_s, predicted_s (and low, high; None without a prediction)  of the whole step, waiting included
     wait_s         that the busiest rank waits for the others in it: the pipeline's bubble
     host_s         part of predicted_s
@@ -64,6 +64,8 @@ class Step(msgspec.Struct, frozen=True):
     bound_s: Any
     bound_wait_s: Any
     wait_s: Any
+    larger: Any
+    rest: RankStep
     predicted_s: Any = None
     predicted_low_s: Any = None
     predicted_high_s: Any = None
@@ -84,12 +86,27 @@ def step(
     gpu = joined(gpu, parallelism.gpus)
     check_nodes(parallelism)
     m = micro_batches(workload, parallelism)
-    part = micro_batch(workload, m)
-    known = {id(layout): rank_step(gpu, layout, part, stack, options) for layout in layouts}
-    ranks = tuple(known[id(layout)] for layout in layouts)
+    ranks = _ranks(gpu, layouts, micro_batch(workload, m), stack, options)
     if parallelism.pp == 1:
         return _alone(gpu, ranks[0], workload)
-    return _pipelined(gpu, ranks, m, workload)
+    larger, rest = _uneven(workload, m), ranks
+    if isinstance(larger, int) and larger < m:
+        rest = _ranks(gpu, layouts, micro_batch(workload, m, last=True), stack, options)
+    return _pipelined(gpu, ranks, rest, m, larger, workload)
+
+
+def _ranks(gpu: Gpu, layouts: Sequence[Layout], part: Workload, stack: str, options: Options) -> tuple[RankStep, ...]:
+    """One micro-batch on a rank of every stage; stages that hold the same are evaluated once."""
+    known = {id(layout): rank_step(gpu, layout, part, stack, options) for layout in layouts}
+    return tuple(known[id(layout)] for layout in layouts)
+
+
+def _uneven(workload: Workload, m: Any) -> Any:
+    """How many micro-batches have a sequence more than the others; all, where they are alike."""
+    sequences = workload.sequences
+    if not (isinstance(sequences, int) and isinstance(m, int)):
+        return m  # over arrays every micro-batch counts as the largest
+    return sequences % m or m
 
 
 def placed(gpu: Gpu, parallelism: Parallelism) -> Parallelism:
@@ -118,6 +135,8 @@ def _alone(gpu: Gpu, rank: RankStep, workload: Workload) -> Step:
         bound_s=bound_s,
         bound_wait_s=0.0,
         wait_s=0.0,
+        larger=1,
+        rest=rank,
         predicted_s=found.seconds,
         predicted_low_s=found.low_s,
         predicted_high_s=found.high_s,
@@ -125,30 +144,45 @@ def _alone(gpu: Gpu, rank: RankStep, workload: Workload) -> Step:
     )
 
 
-def _pipelined(gpu: Gpu, ranks: tuple[RankStep, ...], m: Any, workload: Workload) -> Step:
-    bounds = [resources(rank.work, gpu).longest_s for rank in ranks]
-    bound_s, bound_wait_s = _passed(bounds, m, workload.reads_prompts)
+def _pipelined(
+    gpu: Gpu, ranks: tuple[RankStep, ...], rest: tuple[RankStep, ...], m: Any, larger: Any, workload: Workload
+) -> Step:
+    once = workload.reads_prompts
+    bounds, others = ([resources(rank.work, gpu).longest_s for rank in part] for part in (ranks, rest))
+    bound_s, bound_wait_s = _passed(bounds, others, larger, m, once)
     if any(rank.predicted.seconds is None for rank in ranks):
-        busiest = ranks[_largest(bounds)]
-        return Step(gpu, ranks, busiest, m, bound_s, bound_wait_s, bound_wait_s)
-    kernels, low, high = (_kernels(ranks, name) for name in ("seconds", "low_s", "high_s"))
-    hosts = [rank.predicted.host_s for rank in ranks if rank.predicted.host_s is not None]
-    host_s = m * hosts[0] if hosts else None
+        at = _largest(bounds)
+        return Step(gpu, ranks, ranks[at], m, bound_s, bound_wait_s, bound_wait_s, larger, rest[at])
+    kernels, others = _kernels(ranks, "seconds"), _kernels(rest, "seconds")
+    at = _largest(kernels)
+    host_s = _hosts_s(ranks[at], rest[at], larger, m)
     beside_s = 0.0 if host_s is None else host_s
-    predicted_s, wait_s = _passed(kernels, m, workload.reads_prompts)
+    predicted_s, wait_s = _passed(kernels, others, larger, m, once)
+    low_s, high_s = (
+        _passed(_kernels(ranks, name), _kernels(rest, name), larger, m, once)[0] for name in ("low_s", "high_s")
+    )
     return Step(
         gpu=gpu,
         ranks=ranks,
-        busiest=ranks[_largest(kernels)],
+        busiest=ranks[at],
         micro_batches=m,
         bound_s=bound_s,
         bound_wait_s=bound_wait_s,
         wait_s=wait_s,
+        larger=larger,
+        rest=rest[at],
         predicted_s=predicted_s + beside_s,
-        predicted_low_s=_passed(low, m, workload.reads_prompts)[0] + beside_s,
-        predicted_high_s=_passed(high, m, workload.reads_prompts)[0] + beside_s,
+        predicted_low_s=low_s + beside_s,
+        predicted_high_s=high_s + beside_s,
         host_s=host_s,
     )
+
+
+def _hosts_s(rank: RankStep, rest: RankStep, larger: Any, m: Any) -> Any:
+    """The scheduler's time for all micro-batches; None where no load test showed it."""
+    if rank.predicted.host_s is None or rest.predicted.host_s is None:
+        return None
+    return larger * rank.predicted.host_s + (m - larger) * rest.predicted.host_s
 
 
 def _kernels(ranks: Sequence[RankStep], name: str) -> list[Any]:
@@ -160,14 +194,23 @@ def _host_s(rank: RankStep) -> Any:
     return 0.0 if rank.predicted.host_s is None else rank.predicted.host_s
 
 
-def _passed(times: list[Any], m: Any, once: bool) -> tuple[Any, Any]:
-    """How long m micro-batches take through the stages, and what of it the slowest stage waits."""
-    longest: Any = 0.0
-    for each in times:
-        longest = most(longest, each)
-    through = total(times)
-    whole = through + (m - 1) * longest if once else most(m * longest, through)
-    return whole, whole - m * longest
+def _passed(times: list[Any], others: list[Any], larger: Any, m: Any, once: bool) -> tuple[Any, Any]:
+    """How long m micro-batches take through the stages, `larger` of them as `times` say, the rest as `others`.
+
+    A prompt's pass ends when the slowest stage has done all and the last has gone on. Returns that, and what of it the
+    stage that works longest waits.
+    """
+    working = [larger * t + (m - larger) * o for t, o in zip(times, others, strict=True)]
+    busy: Any = 0.0
+    for each in working:
+        busy = most(busy, each)
+    whole = most(busy, total(times))
+    if once:
+        last = others if not isinstance(larger, int) or larger < m else times
+        whole = 0.0
+        for at, each in enumerate(working):
+            whole = most(whole, total(times[:at]) + each + total(last[at + 1 :]))
+    return whole, whole - busy
 
 
 def _largest(times: list[Any]) -> int:

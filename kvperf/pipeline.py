@@ -140,7 +140,7 @@ ORDER = (
 
 
 # Stages of which every rank of a context group has other tokens than of the rest.
-_OF_NORMS = (norm.attention_norm, norm.mlp_norm)
+_OF_NORMS = (norm.input_norm, norm.attention_norm, norm.mlp_norm)
 _OF_ATTENTION = (
     attend.attention,
     latent.latent_attention,
@@ -149,12 +149,17 @@ _OF_ATTENTION = (
     compressed.compressed_indexer,
 )
 _OF_THE_CACHE = (context.pass_keys,)
-# What is cached is what attention meets, where ranks have swapped tokens for heads; else each rank's own tokens.
-_WRITES = (kv_update.kv_update, compressed.compressed_kv_update)
+# Between the two swaps of tokens for heads and back, where ranks do so; else each rank's own tokens.
+_SWAPPED = (
+    kv_update.kv_update,
+    compressed.compressed_kv_update,
+    latent.absorb_query,
+    latent.absorb_value,
+)
 
 
 def _attends(formula: StageFunction, shard: Shard) -> bool:
-    return formula in _OF_ATTENTION or (shard.swaps_heads and formula in _WRITES)
+    return formula in _OF_ATTENTION or (shard.swaps_heads and formula in _SWAPPED)
 
 
 def _tokens_of(formula: StageFunction, shard: Shard, share: Share) -> Workload:
@@ -190,7 +195,7 @@ def _planned(layout: Layout, workload: Workload) -> Iterator[tuple[str, StageFun
 def _embedding(ends: Shard) -> Iterator[tuple[str, StageFunction, Shard, int]]:
     yield "embedding", embedding.embedding, ends, 1
     if ends.ranks > 1:
-        for name, formula in _sums(ends)[:1]:
+        for name, formula in _sums(ends):
             yield name, formula, ends, 1
     if ends.learned_positions:
         yield "position", embedding.position, ends, 1
@@ -220,13 +225,22 @@ def _layer(owned: Owned, workload: Workload) -> Iterator[tuple[str, StageFunctio
     if norm.mixer_norms(shard):
         yield "attention_norm", norm.attention_norm, shard
     mixer, ffn, sums = _mixer(shard), _ffn(shard), _sums(shard)
+    after = [("all_gather", collective.gather_tokens)] if _combines_alone(shard) else sums
     attends = context.meets_a_cache(shard) and shard.context.ranks > 1
     for name, formula in mixer + (_context(shard, workload) if attends else []) + (sums if mixer else []):
         yield name, formula, owned.attention if _attends(formula, shard) else shard
     if norm.ffn_norms(shard):
         yield "mlp_norm", norm.mlp_norm, shard
-    for name, formula in ffn + (sums if ffn else []):
+    for name, formula in ffn + (after if ffn else []):
         yield name, formula, shard
+
+
+def _combines_alone(shard: Shard) -> bool:
+    """Whether tokens come back from their experts as sums, each to one tensor-parallel rank, with nothing to add."""
+    ffn = shard.ffn
+    if not isinstance(ffn, Experts) or not shard.exchanges or shard.ranks == 1:
+        return False
+    return not ffn.shared_intermediate and ffn.dense is None
 
 
 def _context(shard: Shard, workload: Workload) -> list[Planned]:

@@ -19,16 +19,24 @@ Fusion = Literal["eager", "serving", "megakernel"]
 Sampling = Literal["argmax", "top-k", "top-p", "cpu"]
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """A prompt that `ranks` share out."""
+
+    context_tokens: Any
+    new_tokens: Any
+    ranks: int
+
+
 class Requests(msgspec.Struct, frozen=True):
     """`count` sequences alike: `new_tokens` enter this step, the last of them sees `context_tokens`.
 
-    past_tokens  entries that the rank itself cached before the step; None: all beside the new tokens
+    whole  where ranks share out a prompt: its own context and new tokens, and how many they are
     """
 
     count: Any
     context_tokens: Any
     new_tokens: Any
-    past_tokens: Any = None
+    whole: Whole | None = None
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -99,16 +107,16 @@ class Workload(msgspec.Struct, frozen=True):
 
     def visible_pairs(self, span: Span = FULL) -> Any:
         """P, query-key pairs that a causal mask leaves, over all sequences."""
-        return self.over_requests(lambda context, new: visible_pairs(context, new, span))
+        return total(r.count * _pairs(r, span) for r in self.requests)
 
     def padded_pairs(self, span: Span = FULL, group: int = 1, rows: int = 16) -> Any:
         """P with the `group`·new query rows that share a KV head padded to whole tiles of `rows`."""
 
-        def padded(context: Any, new: Any) -> Any:
-            shared = group * new
-            return visible_pairs(context, new, span) * (ceil_div(shared, rows) * rows) / shared
+        def padded(r: Requests) -> Any:
+            shared = group * r.new_tokens
+            return _pairs(r, span) * (ceil_div(shared, rows) * rows) / shared
 
-        return self.over_requests(padded)
+        return total(r.count * padded(r) for r in self.requests)
 
     def read_tokens(self, span: Span = FULL) -> Any:
         """R, KV entries an attention kernel reads, each once a sequence."""
@@ -116,7 +124,7 @@ class Workload(msgspec.Struct, frozen=True):
 
     def cached_tokens(self, span: Span = FULL) -> Any:
         """C, entries it must read that were in the cache before the step."""
-        return total(r.count * cached_tokens(_own_context(r), r.new_tokens, span) for r in self.requests)
+        return total(r.count * _cached(r, span) for r in self.requests)
 
     def kept_tokens(self, span: Span = FULL) -> Any:
         """N, new entries that a later step can still see, and so must be written."""
@@ -137,9 +145,21 @@ class Workload(msgspec.Struct, frozen=True):
         return serving if self.fusion == "serving" or eager is None else eager
 
 
-def _own_context(requests: Requests) -> Any:
-    """What the last new token sees of this rank's own cache."""
-    return requests.context_tokens if requests.past_tokens is None else requests.past_tokens + requests.new_tokens
+def _pairs(requests: Requests, span: Span) -> Any:
+    """Pairs of the busiest rank: its share of a whole prompt's, and under a window those of the prompt's middle."""
+    own = visible_pairs(requests.context_tokens, requests.new_tokens, span)
+    whole = requests.whole
+    if whole is None:
+        return own
+    return most(own, visible_pairs(whole.context_tokens, whole.new_tokens, span) / whole.ranks)
+
+
+def _cached(requests: Requests, span: Span) -> Any:
+    """A rank's share of what was cached of a whole prompt."""
+    whole = requests.whole
+    if whole is None:
+        return cached_tokens(requests.context_tokens, requests.new_tokens, span)
+    return cached_tokens(whole.context_tokens, whole.new_tokens, span) / whole.ranks
 
 
 def _clipped_sum(n: Any, window: Any) -> Any:

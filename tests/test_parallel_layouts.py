@@ -18,6 +18,7 @@ import pytest
 import kvperf
 from kvperf.capacity import kv_cache_bytes, resident_by_stage
 from kvperf.cli import run
+from kvperf.errors import KvperfError
 from kvperf.evaluation import step
 from kvperf.hardware import load_gpu
 from kvperf.layout import Parallelism, micro_batch, one_rank, shared
@@ -36,11 +37,6 @@ MODELS = (
     "nemotron-h-56b",
 )
 H200 = load_gpu("h200")
-
-
-def defect(why: str) -> pytest.MarkDecorator:
-    """A test of what is right that kvperf does not do yet: it must be unmarked with the mending."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)
 
 
 B, S = 96, 8192  # divisible by every number of groups, context ranks, windows and pages below
@@ -112,8 +108,10 @@ def mixer_weights(mixer: Mixer, d: int, spread: Parallelism | None) -> Held:
         _add(held, "query_up", q * H * (nope + rope), again)
         _add(held, "kv_down", d * (r + rope), again * t)
         _add(held, "kv_update", r, again * t)  # the latent's norm
-        _add(held, "absorb_query", r * H * nope, again)
-        _add(held, "absorb_value", r * H * Dv, again)
+        # Ranks that have swapped tokens for heads absorb their own heads alone.
+        alone = again / (spread.cp if spread and spread.context == "ulysses" else 1)
+        _add(held, "absorb_query", r * H * nope, alone)
+        _add(held, "absorb_value", r * H * Dv, alone)
         _add(held, "output_projection", H * Dv * d, again)
     elif isinstance(mixer, Mamba2):
         inner, shared_state = mixer.heads * mixer.head_dim, 2 * mixer.groups * mixer.state_size
@@ -283,7 +281,6 @@ def test_heads_that_are_swapped_keep_all_tokens_of_their_share(name: str) -> Non
     assert cache_over_ranks(model, spread, DECODE) == pytest.approx(sum(expected.values()), rel=1e-12)
 
 
-@defect("layout/rank.py: windows are not narrowed in a prompt's cache")
 @pytest.mark.parametrize("name", ["gemma-3-12b", "gpt-oss-120b"])
 def test_windows_after_a_prompt_are_shared_out_as_in_decode(name: str) -> None:
     model, spread = load_model(name), Parallelism(cp=4)
@@ -294,9 +291,7 @@ def test_windows_after_a_prompt_are_shared_out_as_in_decode(name: str) -> None:
     "name",
     [
         "llama-3.1-70b",
-        pytest.param(
-            "gemma-3-12b", marks=defect("layout/share.py _ring: every rank must read the whole window's past")
-        ),
+        pytest.param("gemma-3-12b"),
     ],
 )
 def test_a_chunk_of_a_prompt_must_read_its_past_once_over_all_ranks(name: str) -> None:
@@ -394,7 +389,6 @@ def test_under_a_window_the_rank_with_the_middle_of_the_prompt_is_the_busiest(ra
     assert pairs_of_a_rank(0, new, ranks, span, "prefill") == max(cut) == cut[-1]
 
 
-@defect("layout/share.py: the middle of a prompt is not what chunks see on average")
 def test_inside_chunks_all_ranks_together_attend_as_much_as_one_gpu() -> None:
     new, ranks, span = 2 * 8192 + 2000, 4, Span(chunk=8192)
     cut = [sum(seen(p, span) for p in positions) for positions in zigzag(0, new, ranks)]
@@ -444,7 +438,6 @@ def test_swapped_heads_see_every_token(phase: Any, tp: int, cp: int) -> None:
     assert share.tokens.tokens * cp == workload.tokens
 
 
-@defect("layout/share.py: every rank has all pairs of a mixed step's chunk")
 def test_a_chunk_beside_decode_is_attended_once_under_context_parallelism() -> None:
     model = load_model("llama-3.1-8b")
     mixed = Workload("mixed", (Requests(4, 4096, 1), Requests(1, 2048, 2048)))
@@ -452,7 +445,6 @@ def test_a_chunk_beside_decode_is_attended_once_under_context_parallelism() -> N
     assert work_over_ranks(model, mixed, Parallelism(cp=4), "attention", "matrix_flops") == pytest.approx(alone, 0.01)
 
 
-@defect("pipeline.py: latents are expanded for all heads on every rank")
 def test_a_latent_that_is_expanded_for_its_heads_is_expanded_once() -> None:
     """Ulysses: a rank has H/c heads of all tokens, so it expands all latents for these alone."""
     model = load_model("deepseek-v3")
@@ -463,12 +455,12 @@ def test_a_latent_that_is_expanded_for_its_heads_is_expanded_once() -> None:
         assert work_over_ranks(model, prompt, spread, stage, "matrix_flops") == pytest.approx(alone)
 
 
-@defect("pipeline.py: attention alone gets the tokens' share, not the attention's")
-@pytest.mark.parametrize("phase", ["decode", "prefill"])
-def test_attention_alone_is_shared_out_by_context_parallelism(phase: Any) -> None:
-    one = kvperf.analyze(heads=32, seq=4096, phase=phase, stack="none").step
-    four = kvperf.analyze(heads=32, seq=4096, phase=phase, stack="none", cp=4).step
-    assert 4 * four.matrix_flops == pytest.approx(one.matrix_flops, rel=1e-3)
+@pytest.mark.parametrize("degree", ["cp", "pp", "ep", "attention_dp"])
+def test_attention_alone_is_sliced_by_heads_only(degree: str) -> None:
+    one, two = (kvperf.analyze(heads=32, seq=4096, stack="none", tp=tp).step for tp in (1, 2))
+    assert 2 * two.matrix_flops == one.matrix_flops
+    with pytest.raises(KvperfError, match="beside --heads"):
+        kvperf.analyze(heads=32, **{degree: 2})  # type: ignore[arg-type]
 
 
 # Sequences dealt out to attention groups.
@@ -509,9 +501,7 @@ def test_a_ragged_batch_is_dealt_out_by_length(seed: int, groups: int) -> None:
     assert sorted((r.context_tokens for r in part.requests for _ in range(r.count)), reverse=True) == dealt[0]
 
 
-@pytest.mark.parametrize(
-    "decoding", [pytest.param(31, marks=defect("layout/share.py: the first hand need not hold the chunk")), 32]
-)
+@pytest.mark.parametrize("decoding", [pytest.param(31), 32])
 def test_the_group_with_the_prompt_chunk_is_the_busiest(decoding: int) -> None:
     mixed = Workload("mixed", (Requests(decoding, 4096, 1), Requests(1, 512, 512)))
     share = shared(mixed, Parallelism(attention_dp=8))

@@ -20,11 +20,6 @@ from kvperf.workload import Requests, Workload
 H100 = load_gpu("h100")
 
 
-def defect(why: str) -> pytest.MarkDecorator:
-    """A test of what is right that kvperf does not do yet: it must be unmarked with the mending."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)
-
-
 class Run:
     """Micro-batches through stages in order; a stage has one at a time, a micro-batch waits for its last round's end.
 
@@ -145,7 +140,6 @@ def test_the_kv_of_a_stage_is_read_once_whatever_the_micro_batches() -> None:
     assert set(read.values()) == {20 * 64 * 4096 * 2 * 8 * 256}  # 20 of 80 layers
 
 
-@defect("layout/share.py micro_batch: every micro-batch is counted as large as the largest")
 def test_a_batch_that_does_not_divide_is_not_rounded_up_for_every_micro_batch() -> None:
     """5 sequences in 4 parts are 2, 1, 1, 1: 5 sequences' keys and values, not 8."""
     record = kvperf.analyze("h100", "llama-3.1-70b", batch=5, pp=4, stack="none")
@@ -171,7 +165,6 @@ def test_an_even_batch_takes_what_its_parts_do(p: int, m: int, batch: int) -> No
     assert found == pytest.approx(simulated, rel=1e-9)
 
 
-@defect("layout/share.py micro_batch: a floor is not to round up")
 @pytest.mark.parametrize(("p", "m", "batch"), [(2, 4, 5), (4, 8, 9)])
 def test_an_uneven_batch_takes_no_longer_than_its_parts_do(p: int, m: int, batch: int) -> None:
     found, simulated = uneven(p, m, batch)

@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from kvperf.errors import KvperfError
-from kvperf.hardware.gpu import Cluster, Gpu
+from kvperf.hardware.gpu import BRIDGED, Cluster, Gpu
 from kvperf.hardware.loading import load_gpu
 from kvperf.hardware.network import load_network
 
@@ -27,6 +27,7 @@ def load_cluster(text: str, network: str | None = None) -> Gpu:
     if node_gpus < 1 or nodes < 1:
         raise KvperfError(f"--cluster {text} has no GPUs", "give 1 or more of each, like h100-sxm:8x2")
     gpu = in_cluster(load_gpu(matched["gpu"]), Cluster(node_gpus, nodes), network)
+    _check_switch(gpu, node_gpus)
     if nodes > 1 and gpu.cluster.network is None and gpu.network is None:
         raise _unknown_network(gpu)
     return gpu
@@ -57,6 +58,7 @@ def joined(gpu: Gpu, gpus: int) -> Gpu:
             "use smaller degrees, or give --cluster more nodes",
         )
     gpu = msgspec.structs.replace(gpu, beside=min(gpus, node))
+    _check_switch(gpu, gpu.beside)
     if gpu.link_bytes_per_s is None and gpu.host_bytes_per_s is None:
         raise KvperfError(
             f"nobody says what joins GPUs: {gpu.name} lists no link", "add links.pcie or links.gpu to its profile"
@@ -67,6 +69,14 @@ def joined(gpu: Gpu, gpus: int) -> Gpu:
         raise _unknown_network(gpu)
     network = cluster.network or load_network(str(gpu.network))
     return msgspec.structs.replace(gpu, cluster=msgspec.structs.replace(cluster, network=network))
+
+
+def _check_switch(gpu: Gpu, gpus: int) -> None:
+    """Refuse a node of more GPUs than its switch joins."""
+    if gpu.link_gpus is not None and BRIDGED < gpu.link_gpus < gpus:
+        raise KvperfError(
+            f"a node of {gpus} {gpu.name}: its links join {gpu.link_gpus}", f"give nodes of {gpu.link_gpus} at most"
+        )
 
 
 def _unknown_network(gpu: Gpu) -> KvperfError:

@@ -130,8 +130,13 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def network_bytes_per_s(self) -> float | None:
-        """To other nodes, per direction, of the network that the layout's cluster has."""
-        return self.cluster.network.bytes_per_s if self.cluster.network else None
+        """To other nodes, per direction, of the network that the layout's cluster has; a card's is behind its PCIe."""
+        network, pcie = self.cluster.network, self.host_bytes_per_s
+        if network is None:
+            return None
+        if self.profile.links.gpu is None and pcie is not None:
+            return min(network.bytes_per_s, pcie)
+        return network.bytes_per_s
 
     @property
     def network_latency_s(self) -> float | None:

@@ -10,7 +10,7 @@ from kvperf.launches.collective import Collective, Exchange, Operation
 from kvperf.launches.planned import Plan, Planned
 from kvperf.layout import Group
 from kvperf.model.architecture import Experts
-from kvperf.stages.context import heads
+from kvperf.stages.context import heads, passed_on
 from kvperf.stages.exchange import dispatched_bytes, experts_stored, sent_tokens, width
 from kvperf.stages.kv_update import cached_bytes, cached_elements
 
@@ -73,10 +73,10 @@ def _hand_over(asked: Asked) -> Plan:
 
 def _pass_keys(asked: Asked) -> Plan:
     shard = asked.shard
-    entries = asked.workload.over_requests(lambda context, new: context)
-    size = cached_bytes(shard.mixer, shard.kv) * cached_elements(shard.mixer) * entries
-    sent = collective(asked, shard.context, "send", size)
-    return (Planned(sent.family, sent.launch, shard.context.ranks - 1),)
+    times = shard.context.ranks - 1
+    size = cached_bytes(shard.mixer, shard.kv) * cached_elements(shard.mixer) * passed_on(shard, asked.workload)
+    sent = collective(asked, shard.context, "send", size / times)
+    return (Planned(sent.family, sent.launch, times),)
 
 
 def _share_queries(asked: Asked) -> Plan:

@@ -86,10 +86,13 @@ class Parallelism(msgspec.Struct, frozen=True):
         """All ranks of a pipeline stage: they hold the experts together."""
         return Group(self.stage_gpus, self._nodes(self.stage_gpus))
 
-    @property
-    def pipeline_group(self) -> Group:
-        """A rank and its next one: on another node as soon as the stages are on several."""
-        return Group(min(self.pp, 2), min(self.pp, 2) if self.nodes > 1 else 1)
+    def hand_over_group(self, stage: int) -> Group:
+        """A rank of a pipeline stage and the one of the next stage that it sends to."""
+        if self.pp == 1:
+            return Group()
+        node = self.node_gpus or self.gpus
+        crosses = stage * self.stage_gpus // node != (stage + 1) * self.stage_gpus // node or self.stage_gpus >= node
+        return Group(2, 2 if crosses and self.nodes > 1 else 1)
 
     @property
     def expert_slices(self) -> int:

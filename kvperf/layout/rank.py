@@ -31,11 +31,13 @@ class Owned(msgspec.Struct, frozen=True):
     """Layers of one kind on a rank.
 
     attention  the same shard as its attention sees it: fewer heads (Ulysses), or windows of every c-th token (ring)
+    cache      and as it is cached: the same, in prompts too
     """
 
     shard: Shard
     layers: int
     attention: Shard
+    cache: Shard
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -73,7 +75,7 @@ def one_rank(model: Model, workload: Workload, parallelism: Parallelism = ALONE,
     """
     checked(parallelism)
     check_experts(model, parallelism)
-    cut = _Cut(model, workload, parallelism)
+    cut = _Cut(model, workload, parallelism, stage)
     low, high = stage_layers(len(layers := model.layer_sequence()), parallelism.pp, stage)
     counted: dict[tuple[str, str, int, bool, frozenset[str]], int] = {}
     for index in range(low, high):
@@ -122,7 +124,8 @@ def stage_layers(layers: int, pp: int, stage: int) -> tuple[int, int]:
 class _Cut:
     """The model's mixers and FFNs as one rank has them."""
 
-    def __init__(self, model: Model, workload: Workload, parallelism: Parallelism) -> None:
+    def __init__(self, model: Model, workload: Workload, parallelism: Parallelism, stage: int) -> None:
+        self.stage = stage
         self.model, self.workload, self.parallelism = model, workload, parallelism
         self.base, self.activation, self.quantised_input, self.kv = step_dtypes(model.checkpoint, workload)
         tp = parallelism.tp
@@ -133,19 +136,19 @@ class _Cut:
     def owned(self, kind: tuple[str, str, int, bool, frozenset[str]], layers: int) -> Owned:
         mixer, ffn, norms, scalar, kept = kind
         shard = self.shard(self.mixers[mixer], self.ffns[ffn], norms, scalar, self.formats(kept))
-        return Owned(shard, layers, self._attention(shard, self.model.mixers[mixer]))
+        cache = self._cached(shard, self.model.mixers[mixer])
+        whole_windows = self.parallelism.context == "ring" and self.workload.reads_prompts
+        return Owned(shard, layers, shard if whole_windows else cache, cache)
 
     def formats(self, kept: frozenset[str]) -> Formats:
         return formats(self.base, kept, self.model.checkpoint, self.workload)
 
-    def _attention(self, shard: Shard, whole: Mixer) -> Shard:
+    def _cached(self, shard: Shard, whole: Mixer) -> Shard:
         parallelism = self.parallelism
         if parallelism.cp == 1:
             return shard
         if parallelism.context == "ulysses":
             mixer = split_mixer(whole, parallelism.tp * parallelism.cp, "--tp × --cp")
-        elif self.workload.reads_prompts:
-            return shard
         else:
             mixer = narrowed(shard.mixer, parallelism.cp)
         return msgspec.structs.replace(shard, mixer=mixer)
@@ -172,7 +175,7 @@ class _Cut:
             expert_ranks=parallelism.ep,
             tensor=parallelism.tensor_group,
             context=parallelism.context_group,
-            pipeline=parallelism.pipeline_group,
+            pipeline=parallelism.hand_over_group(min(self.stage, parallelism.pp - 2)),
             exchange=parallelism.expert_group,
             redundant_experts=parallelism.redundant_experts,
             expert_imbalance=parallelism.expert_imbalance,

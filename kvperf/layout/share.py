@@ -10,7 +10,7 @@ import msgspec
 
 from kvperf.arith import ceil_div, least, most
 from kvperf.layout.parallelism import Parallelism
-from kvperf.workload import Requests, Workload
+from kvperf.workload import Requests, Whole, Workload
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -42,10 +42,10 @@ def shared(workload: Workload, parallelism: Parallelism) -> Share:
             cache = replace(mine, requests=tuple(_part_of_each(r, c) for r in mine.requests))
         if parallelism.context == "ulysses":  # all tokens of some heads, cached as they are attended to
             attention = mine
-        elif mine.reads_prompts:
-            attention = replace(mine, requests=tuple(_ring(r, c) for r in mine.requests))
         else:
-            attention = replace(mine, requests=tuple(_met(r, c) for r in mine.requests))
+            growing, chunks = _growing(mine)
+            met = (*(_met(r, c) for r in growing), *(_ring(r, c) for r in chunks))
+            attention = replace(mine, requests=met)
     if parallelism.shares_tokens:
         tokens = replace(tokens, routed_tokens=workload.tokens)
     norms = tokens
@@ -54,11 +54,12 @@ def shared(workload: Workload, parallelism: Parallelism) -> Share:
     return Share(tokens, norms, attention, cache)
 
 
-def micro_batch(workload: Workload, count: Any) -> Workload:
-    """The largest of `count` parts of a step's sequences."""
+def micro_batch(workload: Workload, count: Any, last: bool = False) -> Workload:
+    """The largest of `count` parts of a step's sequences, or the smallest."""
     if isinstance(count, int) and count == 1:
         return workload
-    return msgspec.structs.replace(workload, requests=_dealt(workload.requests, count))
+    requests = _left(workload.requests, count) if last else _dealt(workload.requests, count)
+    return msgspec.structs.replace(workload, requests=requests)
 
 
 def micro_batches(workload: Workload, parallelism: Parallelism) -> Any:
@@ -87,17 +88,34 @@ def _dealt(requests: tuple[Requests, ...], groups: Any) -> tuple[Requests, ...]:
     return tuple(dealt)
 
 
+def _left(requests: tuple[Requests, ...], groups: Any) -> tuple[Requests, ...]:
+    """The hand of the group that is dealt to last."""
+    dealt, before = [], 0
+    for request in requests:
+        after = before + request.count
+        count = after // groups - before // groups
+        before = after
+        if not (isinstance(count, int) and count == 0):
+            dealt.append(msgspec.structs.replace(request, count=count))
+    return tuple(dealt)
+
+
 def _longest_first(request: Requests) -> Any:
-    return -request.context_tokens if isinstance(request.context_tokens, int) else 0
+    """Pieces of prompts before sequences that decode, long contexts before short ones."""
+    return tuple(-n if isinstance(n, int) else 0 for n in (request.new_tokens, request.context_tokens))
+
+
+def _growing(workload: Workload) -> tuple[tuple[Requests, ...], tuple[Requests, ...]]:
+    """Sequences that decode, and pieces of prompts."""
+    requests = workload.requests
+    if workload.reads_prompts:
+        return (), requests
+    return (requests[:-1], requests[-1:]) if workload.phase == "mixed" else (requests, ())
 
 
 def _token_share(workload: Workload, ranks: int) -> tuple[Requests, ...]:
     """Prompts are cut into pieces; sequences with few new tokens are dealt out whole."""
-    if workload.reads_prompts:
-        return tuple(_cut(r, ranks) for r in workload.requests)
-    growing, chunks = workload.requests, ()
-    if workload.phase == "mixed":
-        growing, chunks = growing[:-1], growing[-1:]
+    growing, chunks = _growing(workload)
     return (*_dealt(growing, ranks), *(_cut(r, ranks) for r in chunks))
 
 
@@ -120,14 +138,12 @@ def _met(request: Requests, ranks: int) -> Requests:
 def _ring(request: Requests, ranks: int) -> Requests:
     """Pieces from both ends of a prompt (zig-zag), so that each rank has 1/ranks of the pairs under the causal mask.
 
-    n = N/c new tokens at the average place of the prompt see S − (N − n)/2 entries, themselves included; of those
-    before them the rank's own cache held the share of the past, the others arrive over links.
+    n = N/c new tokens at the average place of the prompt see S − (N − n)/2 entries, themselves included.
     Source: Liu et al. 2023 (Ring Attention, arXiv:2310.01889); Brandon et al. 2023 (Striped Attention, 2311.09431).
     """
     own = ceil_div(request.new_tokens, ranks)
     context = request.context_tokens - (request.new_tokens - own) // 2
-    past = ceil_div(request.context_tokens - request.new_tokens, ranks)
-    return Requests(request.count, context, own, past)
+    return Requests(request.count, context, own, Whole(request.context_tokens, request.new_tokens, ranks))
 
 
 def _scattered(workload: Workload, ranks: int) -> tuple[Requests, ...]:

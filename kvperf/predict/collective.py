@@ -34,6 +34,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from kvperf.arith import choose, least, most, power
 from kvperf.errors import KvperfError
 from kvperf.launches.collective import Collective, Exchange
@@ -91,16 +93,19 @@ def price(launch: Collective, gpu: Gpu, constants: Mapping[str, float]) -> Any:
 
 def nccl_price(launch: Collective, gpu: Gpu, constants: Mapping[str, float]) -> Any:
     """NCCL's ring, or the switch's reduction where it is faster; between nodes its ring or its tree."""
-    if launch.nodes > 1:
-        return _between_nodes(launch, gpu, constants)
+    if launch.nodes > 1:  # a network is no faster than the links inside a node
+        near = nccl_price(msgspec.structs.replace(launch, nodes=1), gpu, constants)
+        return most(_between_nodes(launch, gpu, constants), near)
     rate = constants["link_efficiency"] * link_bytes_per_s(gpu)
     wire_s = launch.ring_bytes / rate
     ring = constants["nccl_launch_s"] + constants["hop_s"] * launch.hops + _piped(wire_s, constants)
     if launch.operation != "all_reduce" or launch.algorithm == "ring":
         return ring
     if launch.algorithm == "tree":
-        depth = most(1, ceil_log2(launch.ranks))
-        return constants["nccl_launch_s"] + 2 * constants["hop_s"] * depth + _piped(2 * launch.bytes / rate, constants)
+        # Inside a node NCCL's tree is a chain (src/graph/tuning.cc).
+        return (
+            constants["nccl_launch_s"] + constants["hop_s"] * launch.hops + _piped(2 * launch.bytes / rate, constants)
+        )
     if not has_multicast(gpu):
         return ring
     switch = constants["multicast_start_s"] + launch.multicast_bytes / (multicast_share(gpu) * rate)

@@ -135,7 +135,7 @@ def _part(layout: Layout, workload: Workload, held: list[tuple[_One, Owned]]) ->
 
     def kinds(mixers: list[tuple[Mixer | None, Owned]]) -> Layout:
         changed = [
-            Owned(one_kind := msgspec.structs.replace(owned.shard, mixer=mixer), owned.layers, one_kind)
+            Owned(one_kind := msgspec.structs.replace(owned.shard, mixer=mixer), owned.layers, one_kind, one_kind)
             for mixer, owned in mixers
             if mixer is not None
         ]

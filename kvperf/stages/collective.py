@@ -79,7 +79,7 @@ def scatter_sums(shard: Shard, workload: Workload) -> Work:
     vector_flops           = T*d
     activation_read_bytes  = a*T*d
     activation_write_bytes = a*T*d/ranks
-    link_bytes             = inside*m*T*d*(ranks - 1)/ranks
+    link_bytes             = inside*m*T*d*(node_ranks - 1)/node_ranks
     network_bytes          = across*m*T*d/node_ranks*(nodes - 1)/nodes
     kernels                = launches
 
@@ -100,7 +100,7 @@ def scatter_sums(shard: Shard, workload: Workload) -> Work:
         vector_flops=T * d,
         activation_read_bytes=a * T * d,
         activation_write_bytes=a * T * d / ranks,
-        link_bytes=inside * m * T * d * (ranks - 1) / ranks,
+        link_bytes=inside * m * T * d * (node_ranks - 1) / node_ranks,
         network_bytes=across * m * T * d / node_ranks * (nodes - 1) / nodes,
         kernels=launches,
     )
@@ -111,26 +111,27 @@ def gather_tokens(shard: Shard, workload: Workload) -> Work:
 
     activation_read_bytes  = a*T*d/ranks
     activation_write_bytes = a*T*d
-    link_bytes             = inside*m*T*d/ranks
+    link_bytes             = inside*m*T*d/node_ranks
     network_bytes          = across*m*T*d/ranks
     kernels                = launches
 
     m  bytes of an element between ranks
     ranks   ranks that share out the tokens
+    node_ranks  ranks on one node
     inside  1 if several of the ranks are on one node, else 0
     across  1 if they are on several nodes, else 0
 
-    Source: Korthikanti et al. 2022 (arXiv:2205.05198) section 4.2.2. A rank's tokens must leave it once; a switch can
-    multiply them, a ring passes on everybody's.
+    Source: Korthikanti et al. 2022 (arXiv:2205.05198) section 4.2.2. A rank's tokens must leave it once, and inside the
+    node those that come for it from other nodes; a switch can multiply them, a ring passes on everybody's.
     """
     T, d, a, m = workload.tokens, shard.hidden_size, boundary_bytes(shard, workload), shard.activation.element_bytes
     ranks = shard.tensor.ranks
-    inside, across, _ = reach(shard.tensor)
+    inside, across, node_ranks = reach(shard.tensor)
     launches = workload.launches(serving=1)
     return Work(
         activation_read_bytes=a * T * d / ranks,
         activation_write_bytes=a * T * d,
-        link_bytes=inside * m * T * d / ranks,
+        link_bytes=inside * m * T * d / node_ranks,
         network_bytes=across * m * T * d / ranks,
         kernels=launches,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvperf.arith import least
 from kvperf.layout import Shard
 from kvperf.model.architecture import Compressed, GroupedQuery, Latent
 from kvperf.stages.boundary import boundary_bytes
 from kvperf.stages.collective import reach
-from kvperf.stages.kv_update import cached_bytes, cached_elements
+from kvperf.stages.kv_update import cached_bytes, cached_elements, span_of
 from kvperf.work import Work
 from kvperf.workload import Workload
 
@@ -16,13 +17,14 @@ from kvperf.workload import Workload
 def pass_keys(shard: Shard, workload: Workload) -> Work:
     """Pass keys and values around the ring of ranks: each sends its own on, and those it receives but the last.
 
-    activation_read_bytes  = c*S*cached*(ranks - 1)
-    activation_write_bytes = c*S*cached*(ranks - 1)
-    link_bytes             = inside*c*S*cached*(ranks - 1)
-    network_bytes          = across*c*S*cached*(ranks - 1)
+    activation_read_bytes  = c*sent*cached
+    activation_write_bytes = c*sent*cached
+    link_bytes             = inside*c*sent*cached
+    network_bytes          = across*c*sent*cached
     kernels                = launches*(ranks - 1)
 
-    S       entries of one rank's part of the sequences
+    sent    entries that a rank passes on: its part of the sequences to all others; under a window or in chunks only
+            what the next piece can see, of both its pieces
     cached  elements of one entry
     ranks   ranks of the ring
     inside  1 if several of the ranks are on one node, else 0
@@ -30,17 +32,26 @@ def pass_keys(shard: Shard, workload: Workload) -> Work:
 
     Source: Liu et al. 2023 (Ring Attention, arXiv:2310.01889) section 3: blocks of keys and values rotate.
     """
-    S = workload.over_requests(lambda context, new: context)
+    sent = passed_on(shard, workload)
     cached, c, ranks = cached_elements(shard.mixer), cached_bytes(shard.mixer, shard.kv), shard.context.ranks
     inside, across, _ = reach(shard.context)
     launches = workload.launches(serving=1)
     return Work(
-        activation_read_bytes=c * S * cached * (ranks - 1),
-        activation_write_bytes=c * S * cached * (ranks - 1),
-        link_bytes=inside * c * S * cached * (ranks - 1),
-        network_bytes=across * c * S * cached * (ranks - 1),
+        activation_read_bytes=c * sent * cached,
+        activation_write_bytes=c * sent * cached,
+        link_bytes=inside * c * sent * cached,
+        network_bytes=across * c * sent * cached,
         kernels=launches * (ranks - 1),
     )
+
+
+def passed_on(shard: Shard, workload: Workload) -> Any:
+    """Entries that a rank sends around the ring, all sequences: its two pieces of each to whom they concern."""
+    span, others = span_of(shard.mixer), shard.context.ranks - 1
+    reach = span.window if span.chunk is None else span.chunk
+    if reach is None:
+        return workload.over_requests(lambda context, new: context * others)
+    return workload.over_requests(lambda context, new: least(context * others, 2 * (reach - 1)))
 
 
 def share_queries(shard: Shard, workload: Workload) -> Work:
@@ -79,13 +90,14 @@ def join_outputs(shard: Shard, workload: Workload) -> Work:
     vector_flops           = 3*T*H*Do*ranks
     activation_read_bytes  = 4*T*H*(Do + 1)*ranks
     activation_write_bytes = a*T*H*Do
-    link_bytes             = inside*4*T*H*(Do + 1)*(ranks - 1)
+    link_bytes             = inside*4*T*H*(Do + 1)*ranks*(node_ranks - 1)/node_ranks
     network_bytes          = across*4*T*H*(Do + 1)*(nodes - 1)
     kernels                = launches
 
     Do      elements of an output head, of a latent's its rank
     ranks   ranks that share out the tokens of each sequence
     nodes   nodes they are on: partial outputs of a node are joined before they leave it
+    node_ranks  ranks on one node
     inside  1 if several of the ranks are on one node, else 0
     across  1 if they are on several nodes, else 0
 
@@ -94,13 +106,13 @@ def join_outputs(shard: Shard, workload: Workload) -> Work:
     """
     T, (H, _, Do), ranks, nodes = workload.tokens, heads(shard), shard.context.ranks, shard.context.nodes
     a = boundary_bytes(shard, workload)
-    inside, across, _ = reach(shard.context)
+    inside, across, node_ranks = reach(shard.context)
     launches = workload.launches(serving=1)
     return Work(
         vector_flops=3 * T * H * Do * ranks,
         activation_read_bytes=4 * T * H * (Do + 1) * ranks,
         activation_write_bytes=a * T * H * Do,
-        link_bytes=inside * 4 * T * H * (Do + 1) * (ranks - 1),
+        link_bytes=inside * 4 * T * H * (Do + 1) * ranks * (node_ranks - 1) / node_ranks,
         network_bytes=across * 4 * T * H * (Do + 1) * (nodes - 1),
         kernels=launches,
     )
@@ -111,7 +123,7 @@ def swap_heads(shard: Shard, workload: Workload) -> Work:
 
     activation_read_bytes  = a*T*(H*Dq + cached + H*Do)
     activation_write_bytes = a*T*(H*Dq + cached + H*Do)
-    link_bytes             = inside*m*T*(H*Dq + cached + H*Do)*(ranks - 1)/ranks
+    link_bytes             = inside*m*T*(H*Dq + cached + H*Do)*(node_ranks - 1)/ranks
     network_bytes          = across*m*T*(H*Dq + cached + H*Do)*(nodes - 1)/nodes
     kernels                = 2*launches
 
@@ -121,6 +133,7 @@ def swap_heads(shard: Shard, workload: Workload) -> Work:
     cached  elements of a token's keys and values
     ranks   ranks that share out the tokens of each sequence
     nodes   nodes they are on
+    node_ranks  ranks on one node
     inside  1 if several of the ranks are on one node, else 0
     across  1 if they are on several nodes, else 0
 
@@ -130,12 +143,12 @@ def swap_heads(shard: Shard, workload: Workload) -> Work:
     T, (H, Dq, Do), cached = workload.tokens, heads(shard), cached_elements(shard.mixer)
     ranks, nodes = shard.context.ranks, shard.context.nodes
     a, m = boundary_bytes(shard, workload), shard.activation.element_bytes
-    inside, across, _ = reach(shard.context)
+    inside, across, node_ranks = reach(shard.context)
     launches = workload.launches(serving=1)
     return Work(
         activation_read_bytes=a * T * (H * Dq + cached + H * Do),
         activation_write_bytes=a * T * (H * Dq + cached + H * Do),
-        link_bytes=inside * m * T * (H * Dq + cached + H * Do) * (ranks - 1) / ranks,
+        link_bytes=inside * m * T * (H * Dq + cached + H * Do) * (node_ranks - 1) / ranks,
         network_bytes=across * m * T * (H * Dq + cached + H * Do) * (nodes - 1) / nodes,
         kernels=2 * launches,
     )
@@ -147,8 +160,13 @@ def meets_a_cache(shard: Shard) -> bool:
 
 
 def heads(shard: Shard) -> tuple[Any, int, int]:
-    """Query heads of this rank, the elements of a query and those of an output before they are joined."""
+    """Query heads of this rank, the elements of a query and those of an output before they are joined.
+
+    Ranks that swap tokens for heads do so before queries are absorbed into latents and after outputs have left them.
+    """
     mixer: Any = shard.mixer
+    if isinstance(mixer, Latent) and shard.swaps_heads:
+        return mixer.heads, mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim
     if isinstance(mixer, Latent):
         return mixer.heads, mixer.kv_lora_rank + mixer.rope_head_dim, mixer.kv_lora_rank
     return mixer.heads, mixer.head_dim, mixer.value_dim if isinstance(mixer, GroupedQuery) else mixer.head_dim

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvperf.arith import least
 from kvperf.layout import Shard
 from kvperf.model.architecture import Experts
 from kvperf.stages.boundary import boundary_bytes, input_bytes
@@ -25,7 +24,7 @@ def expert_dispatch(shard: Shard, workload: Workload) -> Work:
     z          elements of an expert's input: the hidden size, or the latent
     T          new tokens that this rank sends: its group's, over the tensor-parallel ranks
     copies     distinct ranks that hold an expert of a token, expected
-    beside     share of these that are on another rank of the node where the token is, or is brought to
+    beside     share of these that are on a rank without the token, of the node where it is, or is brought to
     nodes_hit  other nodes among them: one copy crosses to each, and is passed on there
     inside     1 if several of the ranks are on one node, else 0
     across     1 if they are on several nodes, else 0
@@ -34,7 +33,7 @@ def expert_dispatch(shard: Shard, workload: Workload) -> Work:
     over NVLink; expected ranks and nodes: distinct experts drawn evenly (hypergeometric).
     """
     T, z, x = sent_tokens(shard, workload), width(shard), dispatched_bytes(shard, workload)
-    copies, beside, nodes_hit = ranks_hit(shard), share_beside(shard), other_nodes_hit(shard)
+    copies, beside, nodes_hit = ranks_hit(shard), share_beside(shard, shard.ranks), other_nodes_hit(shard)
     inside, across, _ = reach(shard.exchange)
     launches = workload.launches(serving=1)
     return Work(
@@ -95,25 +94,33 @@ def dispatched_bytes(shard: Shard, workload: Workload) -> float:
 
 def ranks_hit(shard: Shard) -> float:
     """Distinct ranks among those that hold a token's top_k experts; where ranks slice an expert, all of its slices."""
-    return groups_hit(experts_stored(shard), _experts(shard).top_k, shard.expert_ranks) * slices(shard)
+    share = reached_share(shard)
+    groups = max(1.0, shard.expert_ranks * share)
+    return groups_hit(experts_stored(shard) * share, _experts(shard).top_k, groups) * slices(shard)
 
 
 def other_nodes_hit(shard: Shard) -> float:
     """Distinct nodes among them beside the token's own, under the limit of the routing."""
-    nodes = shard.exchange.nodes
+    nodes, share = shard.exchange.nodes, reached_share(shard)
     if nodes == 1:
         return 0.0
-    hit = groups_hit(experts_stored(shard), _experts(shard).top_k, min(nodes, shard.expert_ranks))
-    return float(least(hit, shard.routed_nodes or nodes)) * (nodes - 1) / nodes
+    together = max(1.0, slices(shard) / shard.exchange.node_ranks)  # nodes that slice one expert
+    sets = max(1.0, nodes * share / together)
+    return groups_hit(experts_stored(shard) * share, _experts(shard).top_k, sets) * together * (nodes - 1) / nodes
 
 
-def share_beside(shard: Shard) -> float:
-    """Share of the copies that leave a rank for another one of its node."""
+def reached_share(shard: Shard) -> float:
+    """Share of the nodes, and of the experts, that the routing chooses from for one token."""
+    return min(1.0, (shard.routed_nodes or shard.exchange.nodes) / shard.exchange.nodes)
+
+
+def share_beside(shard: Shard, known: int = 1) -> float:
+    """Share of the copies that leave a rank for another one of its node; `known` ranks there have the token already."""
     inside = shard.exchange.node_ranks
-    return (inside - 1) / inside
+    return max(0, inside - known) / inside
 
 
-def groups_hit(experts: int, chosen: int, groups: int) -> float:
+def groups_hit(experts: float, chosen: int, groups: float) -> float:
     """Expected groups that hold one of `chosen` of `experts`, shared out evenly: n·(1 − C(E − E/n, k) / C(E, k))."""
     missed, each = 1.0, experts / groups
     for drawn in range(chosen):
