@@ -18,6 +18,7 @@ from kvperf.bound import Resources, resources
 from kvperf.hardware.cluster import joined, node_size
 from kvperf.layout import ALONE, Layout, Parallelism, check_nodes, micro_batch, micro_batches, stages
 from kvperf.pipeline import StageWork, pipeline, total_work
+from kvperf.predict.calibration import Constants
 from kvperf.predict.step import Options, PredictedStep, predict_step
 
 if TYPE_CHECKING:
@@ -79,25 +80,36 @@ def step(
     parallelism: Parallelism = ALONE,
     stack: str = "none",
     options: Options = Options(),
+    constants: Constants | None = None,
 ) -> Step:
-    """Bound and predict one step. Raises KvperfError where the layout does not divide the model or fit the cluster."""
+    """Bound and predict one step, with `constants` of the GPU and stack where a search has them already.
+
+    Raises KvperfError where the layout does not divide the model or fit the cluster.
+    """
     parallelism = placed(gpu, parallelism)
     layouts = stages(model, workload, parallelism)
     gpu = joined(gpu, parallelism.gpus)
     check_nodes(parallelism)
     m = micro_batches(workload, parallelism)
-    ranks = _ranks(gpu, layouts, micro_batch(workload, m), stack, options)
+    ranks = _ranks(gpu, layouts, micro_batch(workload, m), stack, options, constants)
     if parallelism.pp == 1:
         return _alone(gpu, ranks[0], workload)
     larger, rest = _uneven(workload, m), ranks
     if isinstance(larger, int) and larger < m:
-        rest = _ranks(gpu, layouts, micro_batch(workload, m, last=True), stack, options)
+        rest = _ranks(gpu, layouts, micro_batch(workload, m, last=True), stack, options, constants)
     return _pipelined(gpu, ranks, rest, m, larger, workload)
 
 
-def _ranks(gpu: Gpu, layouts: Sequence[Layout], part: Workload, stack: str, options: Options) -> tuple[RankStep, ...]:
+def _ranks(
+    gpu: Gpu,
+    layouts: Sequence[Layout],
+    part: Workload,
+    stack: str,
+    options: Options,
+    constants: Constants | None,
+) -> tuple[RankStep, ...]:
     """One micro-batch on a rank of every stage; stages that hold the same are evaluated once."""
-    known = {id(layout): rank_step(gpu, layout, part, stack, options) for layout in layouts}
+    known = {id(layout): rank_step(gpu, layout, part, stack, options, constants) for layout in layouts}
     return tuple(known[id(layout)] for layout in layouts)
 
 
@@ -116,13 +128,20 @@ def placed(gpu: Gpu, parallelism: Parallelism) -> Parallelism:
     return msgspec.structs.replace(parallelism, node_gpus=node_size(gpu))
 
 
-def rank_step(gpu: Gpu, layout: Layout, workload: Workload, stack: str, options: Options) -> RankStep:
+def rank_step(
+    gpu: Gpu,
+    layout: Layout,
+    workload: Workload,
+    stack: str,
+    options: Options,
+    constants: Constants | None = None,
+) -> RankStep:
     """One micro-batch (`workload`, of all ranks) on one rank."""
     parts = pipeline(layout, workload)
     busy = tuple(resources(stage.work, gpu) for stage in parts)
-    return RankStep(
-        layout, parts, busy, predict_step(parts, [b.longest_s for b in busy], workload, gpu, stack, options)
-    )
+    bounds_s = [each.longest_s for each in busy]
+    predicted = predict_step(parts, bounds_s, workload, gpu, stack, options, constants)
+    return RankStep(layout, parts, busy, predicted)
 
 
 def _alone(gpu: Gpu, rank: RankStep, workload: Workload) -> Step:

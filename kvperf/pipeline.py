@@ -45,7 +45,7 @@ StageFunction = Callable[[Shard, Workload], Work]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One formula of a stage, for `layers` layers of one kind; `work` is that of all of them.
+    """One formula of a stage, for `layers` layers of one kind; `work` is that of all of them, `of_a_layer` of one.
 
     workload  the tokens that it is run on: the rank's share of the step's
     """
@@ -54,12 +54,8 @@ class Part(msgspec.Struct, frozen=True):
     shard: Shard
     workload: Workload
     layers: int
+    of_a_layer: Work
     work: Work
-
-    @property
-    def of_a_layer(self) -> Work:
-        """The work of one of its layers."""
-        return self.formula(self.shard, self.workload)
 
 
 class StageWork(msgspec.Struct, frozen=True):
@@ -83,8 +79,8 @@ def pipeline(layout: Layout, workload: Workload) -> tuple[StageWork, ...]:
     share = shared(workload, layout.parallelism)
     for name, formula, shard, layers in _planned(layout, workload):
         mine = _tokens_of(formula, shard, share)
-        work = formula(shard, mine).times(layers)
-        parts.setdefault(name, []).append(Part(formula, shard, mine, layers, work))
+        work = formula(shard, mine)
+        parts.setdefault(name, []).append(Part(formula, shard, mine, layers, work, work.times(layers)))
     return tuple(
         StageWork(name, sum(p.layers for p in same), total_work(tuple(p.work for p in same)), tuple(same))
         for name, same in sorted(parts.items(), key=lambda item: ORDER.index(item[0]))

@@ -11,11 +11,13 @@ from kvperf.bench.doctor import Diagnosis
 from kvperf.bench.record import Record
 from kvperf.kernel.account import KernelAccount
 from kvperf.kernel.verify import Verification
+from kvperf.plan.record import Plan
 from kvperf.record import Analysis
 
 FOLDER = Path(__file__).parents[1] / "kvperf" / "schemas"
 RECORDS = {
     "analysis-1": Analysis,
+    "plan-1": Plan,
     "comparison-1": comparison.Comparison,
     "kernel-1": KernelAccount,
     "kernel-verification-1": Verification,

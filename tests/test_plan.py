@@ -21,7 +21,7 @@ from kvperf.layout import Parallelism
 from kvperf.model import load_model
 from kvperf.plan import Load, Plan, Serving
 from kvperf.plan.engine import CHUNKS, Engine
-from kvperf.plan.points import MOST_BUSY, mixed
+from kvperf.plan.points import MOST_BUSY, decoding, mixed
 from kvperf.plan.pools import FULL, prompts
 
 ISL, OSL = 2048, 512
@@ -177,7 +177,7 @@ def test_a_prefilling_pool_is_as_busy_as_its_target_allows() -> None:
 
 def test_points_of_a_batch_are_those_of_the_batch_alone() -> None:
     """One array pass gives what one batch at a time gives."""
-    for points in mixed(engine()):
+    for points in mixed(decoding(engine())):
         assert points.chunk_tokens in CHUNKS
         for index in (0, 7, 20):
             batch = int(points.batch[index])

@@ -13,6 +13,7 @@ from kvperf.evaluation import Step, step
 from kvperf.layout import Parallelism
 from kvperf.plan.layouts import AS_PUBLISHED
 from kvperf.plan.record import Load
+from kvperf.predict.calibration import Constants
 from kvperf.predict.step import COLLECTIVES, Options
 from kvperf.workload import Phase, Requests, Workload
 
@@ -25,7 +26,7 @@ CHUNKS = (512, 2048, 8192)
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """What one replica is asked to do."""
+    """What one replica is asked to do, and the constants that predict it."""
 
     gpu: Gpu
     model: Model
@@ -36,6 +37,7 @@ class Engine(msgspec.Struct, frozen=True):
     stack: str
     memory_fraction: float
     reserve_bytes: int
+    constants: Constants | None = None
     options: Options = Options()
 
     @property
@@ -105,7 +107,7 @@ class Engine(msgspec.Struct, frozen=True):
 
     def _step(self, phase: Phase, requests: tuple[Requests, ...]) -> Step:
         workload = self._workload(phase, requests)
-        return step(self.gpu, self.model, workload, self.parallelism, self.stack, self.options)
+        return step(self.gpu, self.model, workload, self.parallelism, self.stack, self.options, self.constants)
 
 
 def _asked(dtype: str) -> str | None:

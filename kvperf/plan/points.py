@@ -79,11 +79,48 @@ class Points(msgspec.Struct, frozen=True):
         return "largest batch tried"
 
 
-def mixed(engine: Engine) -> list[Points]:
+class Decoding(msgspec.Struct, frozen=True):
+    """The decode steps of an engine, over the batch."""
+
+    engine: Engine
+    found: Step
+    batch: Any
+    seconds: Any
+    spare_bytes: Any
+
+    @property
+    def too_large(self) -> Any:
+        """By how much of a GPU each batch does not fit."""
+        return np.where(self.spare_bytes < 0, -self.spare_bytes / self.engine.gpu.hbm_capacity_bytes, 0.0)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no batch both fits and decodes fast enough: prompts beside it only make it slower."""
+        slow = targets(self.engine.load, self.seconds, self.seconds, self.engine.parallelism.gpus)[IN_TPOT]
+        return not np.any((self.too_large <= 0) & (slow <= ROUNDING))
+
+
+def decoding(engine: Engine) -> Decoding:
+    """All batches at once."""
+    batch = GRID * engine.groups
+    found = engine.decoding(batch)
+    return Decoding(engine, found, batch, every(seconds(found), batch), every(engine.spare_bytes(found, batch), batch))
+
+
+def alone(plain: Decoding, mode: Literal["mixed", "apart"]) -> Points:
+    """The points of an engine that decoding alone rules out."""
+    engine, gpus = plain.engine, plain.engine.parallelism.gpus
+    rate = plain.batch / (engine.load.output_tokens * plain.seconds)
+    misses = {FITS: plain.too_large, **targets(engine.load, np.zeros_like(rate), plain.seconds, gpus)}
+    none, one = np.zeros_like(rate), np.ones_like(rate)
+    told = (plain.batch, none, plain.seconds, rate, plain.spare_bytes, one, one * gpus)
+    return Points(engine, mode, None, plain.found, *told, misses)
+
+
+def mixed(plain: Decoding) -> list[Points]:
     """Prompts in chunks beside decoding, for each size of chunk."""
-    load, batch = engine.load, GRID * engine.groups
-    plain = engine.decoding(batch)
-    decode_s = every(seconds(plain), batch)
+    engine, batch, decode_s = plain.engine, plain.batch, plain.seconds
+    load = engine.load
     found = []
     for chunk in CHUNKS:
         both, read = engine.mixing(batch, chunk)
@@ -104,7 +141,20 @@ def mixed(engine: Engine) -> list[Points]:
             **targets(load, ttft_s, tpot_s, replicas * gpus),
         }
         found.append(
-            Points(engine, "mixed", chunk, plain, batch, ttft_s, tpot_s, rate, spare, replicas, replicas * gpus, misses)
+            Points(
+                engine,
+                "mixed",
+                chunk,
+                plain.found,
+                batch,
+                ttft_s,
+                tpot_s,
+                rate,
+                spare,
+                replicas,
+                replicas * gpus,
+                misses,
+            )
         )
         if chunk >= load.prompt_tokens * CHUNKS[0]:
             break

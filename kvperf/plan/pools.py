@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from kvperf.plan.engine import Engine, seconds
-from kvperf.plan.points import FITS, GRID, Points, every, needed, targets, waited
+from kvperf.plan.points import FITS, Decoding, Points, every, needed, targets, waited
 
 FULL = 0.9  # share of the time that a prefilling pool may work: beyond it requests wait for long
 
@@ -53,12 +53,10 @@ def best(found: Sequence[Prompts]) -> list[Prompts]:
     return kept
 
 
-def apart(engine: Engine, readers: Sequence[Prompts]) -> list[Points]:
+def apart(plain: Decoding, readers: Sequence[Prompts]) -> list[Points]:
     """A decoding pool with each kind of prefilling one."""
-    load, batch = engine.load, GRID * engine.groups
-    found = engine.decoding(batch)
-    tpot_s = every(seconds(found), batch)
-    spare = every(engine.spare_bytes(found, batch), batch)
+    engine, found, batch, tpot_s = plain.engine, plain.found, plain.batch, plain.seconds
+    load, spare, short = engine.load, plain.spare_bytes, plain.too_large
     rate = batch / (load.output_tokens * tpot_s)
     moved_s = engine.handed_over_s(found)
     points = []
@@ -67,7 +65,6 @@ def apart(engine: Engine, readers: Sequence[Prompts]) -> list[Points]:
         gpus = replicas * engine.parallelism.gpus + reading * reader.gpus
         ttft_s = every(waited(reader.service_s, reader.busy) + moved_s, batch)
         served = np.minimum(rate, reading * reader.requests_per_s / replicas)
-        short = np.where(spare < 0, -spare / engine.gpu.hbm_capacity_bytes, 0.0)
         misses = {FITS: short, **targets(load, ttft_s, tpot_s, gpus)}
         points.append(
             Points(

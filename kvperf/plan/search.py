@@ -13,9 +13,10 @@ from kvperf.errors import KvperfError
 from kvperf.layout import DEGREES, Parallelism
 from kvperf.plan.engine import Engine, busiest_resource
 from kvperf.plan.layouts import AS_PUBLISHED, formats, layouts, refusal
-from kvperf.plan.points import Points, mixed
+from kvperf.plan.points import Decoding, Points, alone, decoding, mixed
 from kvperf.plan.pools import Prompts, apart, best, prompts
 from kvperf.plan.record import Load, Plan, Pool, Rejected, Serving
+from kvperf.predict.calibration import Constants
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
@@ -49,9 +50,10 @@ def plan(
     for gpu in gpus:
         if gpu.hbm_capacity_bytes is None:
             raise KvperfError(f"nobody says how much memory {gpu.name} has", "a plan must know what fits")
+        constants = Constants(gpu, stack)
         for weight, kv in formats(gpu, weight_dtypes, kv_dtypes):
             engines = [
-                Engine(gpu, model, spread, weight, kv, load, stack, memory_fraction, reserve_bytes)
+                Engine(gpu, model, spread, weight, kv, load, stack, memory_fraction, reserve_bytes, constants)
                 for spread in layouts(gpu, model, load.most_gpus, load.prompt_tokens)
             ]
             found += _evaluated(engines, modes, refused)
@@ -76,20 +78,21 @@ def _evaluated(engines: Sequence[Engine], modes: Sequence[str], refused: dict[st
     """The points of all engines of one pair of formats; layouts that are none are noted."""
     found: list[Points] = []
     readers: list[Prompts] = []
-    able: list[Engine] = []
+    able: list[Decoding] = []
     for engine in engines:
         try:
-            if "apart" in modes and (reader := prompts(engine)):
+            plain = decoding(engine)
+            if "apart" in modes and plain.too_large[0] <= 0 and (reader := prompts(engine)):
                 readers.append(reader)
             if "mixed" in modes:
-                found += mixed(engine)
-            able.append(engine)
+                found += [alone(plain, "mixed")] if plain.hopeless else mixed(plain)
+            able.append(plain)
         except KvperfError as problem:
             refused.setdefault(refusal(problem), []).append(named(engine.parallelism))
     if "apart" in modes:
         chosen = best(readers)
-        for engine in able:
-            found += apart(engine, chosen)
+        for plain in able:
+            found += apart(plain, chosen) if chosen and not plain.hopeless else [alone(plain, "apart")]
     return found
 
 

@@ -98,10 +98,12 @@ def predict_step(
     gpu: Gpu,
     stack: str,
     options: Options = Options(),
+    constants: Constants | None = None,
 ) -> PredictedStep:
     """Price every stage once: by its own launches, or by those of the stage that covers it.
 
-    bounds_s  of the stages: no prediction is below what it covers
+    bounds_s   of the stages: no prediction is below what it covers
+    constants  of the GPU and stack, where a search has them already
     """
     if stack == "none":
         return PredictedStep()
@@ -114,7 +116,7 @@ def predict_step(
         return PredictedStep(warnings=(f"{why}; it has fp16" if scalar == "bf16" else why,))
     if gpu.sms is None:
         return PredictedStep(warnings=(f"no prediction: nobody says how many SMs {gpu.name} has",))
-    constants = Constants(gpu, stack)
+    constants = constants or Constants(gpu, stack)
     try:
         priced = [_stage(stage, gpu, constants, options) for stage in stages]
     except KvperfError as problem:

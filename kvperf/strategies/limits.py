@@ -71,7 +71,7 @@ def _split(layout: Layout, ranks: int) -> Any:
     replace = msgspec.structs.replace
     try:
         kinds = tuple(
-            replace(owned, attention=replace(owned.attention, mixer=split_mixer(owned.attention.mixer, ranks)))
+            replace(owned, cache=replace(owned.cache, mixer=split_mixer(owned.cache.mixer, ranks)))
             for owned in layout.kinds
         )
     except KvperfError:
