@@ -6,28 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from kvperf import __version__
 from kvperf.arith import Number
-from kvperf.bound import Resources, achievable_s, resources, ridge_flops_per_byte
+from kvperf.bound import Resources, achievable_s, resources
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES, Memory
 from kvperf.ceilings import ceilings, mma_utilisation
 from kvperf.evaluation import Step
 from kvperf.evaluation import step as evaluated
-from kvperf.layout import ALONE, Layout, Parallelism
-from kvperf.model.architecture import MODULES, Experts, GroupedQuery, Model
-from kvperf.model.parameters import parameters
+from kvperf.facts import attention_facts, gpu_facts, model_facts, workload_facts
+from kvperf.layout import ALONE, Parallelism
+from kvperf.model.architecture import DeltaNet, Lightning, Mamba2, Model
 from kvperf.predict.step import Options
 from kvperf.record import (
     Analysis,
-    AttentionFacts,
-    GpuFacts,
-    ModelFacts,
-    RequestFacts,
     StageFigures,
     StepFigures,
-    UsedPeak,
-    WorkloadFacts,
 )
 from kvperf.replication import fullest, replicated
-from kvperf.workload import Requests, Workload
+from kvperf.workload import Workload
 
 if TYPE_CHECKING:
     from kvperf.hardware import Gpu
@@ -53,6 +47,7 @@ def analyse(
     rank, gpu = whole.busiest, whole.gpu
     kept = fullest(model, whole, workload, memory_fraction, reserve_bytes)
     figures = _step(whole, workload)
+    cautions = dict.fromkeys(warning for each in whole.ranks for warning in each.predicted.warnings)
     would_fit = ()
     if find_fit and kept.fits is False:
         from kvperf.fitting import Tried, nearest
@@ -61,16 +56,16 @@ def analyse(
     return Analysis(
         schema_version="kvperf.analysis/1",
         version=__version__,
-        gpu=_gpu_facts(gpu, work := rank.work),
-        model=_model_facts(model, workload),
-        workload=_workload_facts(model, whole, workload, stack, options),
+        gpu=gpu_facts(gpu, work := rank.work),
+        model=model_facts(model, workload),
+        workload=workload_facts(model, whole, workload, stack, options),
         stages=tuple(_stage(whole, index, figures) for index in range(len(rank.stages))),
         step=figures,
         memory=kept,
-        attention=_attention_facts(rank.layout, workload, work, figures) if workload.scope == "attention" else None,
+        attention=attention_facts(rank.layout, workload, work, figures) if workload.scope == "attention" else None,
         replicated=replicated(model, whole, workload),
         would_fit=would_fit,
-        warnings=(*_warnings(gpu, model, workload, kept), *rank.predicted.warnings),
+        warnings=(*_warnings(gpu, model, workload, kept, rank.layout.parallelism), *cautions),
     )
 
 
@@ -143,6 +138,7 @@ def _step(whole: Step, workload: Workload) -> StepFigures:
             "calibration": rank.predicted.calibration,
             "launches": _both(rank.predicted.launches, rest.predicted.launches, times),
             "host_s": whole.host_s,
+            "hidden_s": _both(rank.predicted.hidden_s, rest.predicted.hidden_s, times),
             "tokens_per_s_predicted": workload.tokens / whole.predicted_s,
         }
     return StepFigures(
@@ -153,138 +149,16 @@ def _step(whole: Step, workload: Workload) -> StepFigures:
     )
 
 
-def _gpu_facts(gpu: Gpu, work: Work) -> GpuFacts:
-    used = {unit: gpu.peak(unit) for unit in work.matrix_by_operand}
-    main = max(work.matrix_by_operand, key=lambda unit: work.matrix_by_operand[unit], default=None)
-    return GpuFacts(
-        name=gpu.name,
-        title=gpu.title,
-        architecture=gpu.architecture.name,
-        sms=gpu.sms,
-        peaks=tuple(
-            UsedPeak(
-                unit,
-                p.flops_per_s,
-                p.dtype,
-                p.accumulator,
-                p.path,
-                p.kind,
-                cited(gpu, p.source),
-                gpu.measured_peak(unit),
-            )
-            for unit, p in used.items()
-        ),
-        hbm_bytes_per_s=gpu.hbm_bytes_per_s,
-        hbm_source=cited(gpu, gpu.profile.memory.hbm.bandwidth.source),
-        hbm_capacity_bytes=gpu.hbm_capacity_bytes,
-        l2_capacity_bytes=gpu.l2_capacity_bytes,
-        l2_bytes_per_s=gpu.l2_bytes_per_s,
-        link_bytes_per_s=gpu.link_bytes_per_s,
-        measured_hbm_bytes_per_s=gpu.measured_hbm_bytes_per_s,
-        ridge_flops_per_byte=ridge_flops_per_byte(used[main].flops_per_s, gpu.hbm_bytes_per_s) if main else None,
-        mma_tile_rows=gpu.mma_rows,
-    )
-
-
-def cited(gpu: Gpu, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The sources that `keys` stand for in the GPU's profile, spelled out."""
-    return tuple(str(gpu.profile.sources[key]) for key in keys)
-
-
-def _model_facts(model: Model, workload: Workload) -> ModelFacts:
-    if workload.scope == "attention":
-        return ModelFacts(None, None, None, None, None, model.source)
-    count = parameters(model)
-    return ModelFacts(
-        name=model.name,
-        parameters=count.total,
-        active_parameters=count.active,
-        streamed_parameters=count.active_streamed,
-        max_context_tokens=model.max_context_tokens,
-        source=model.source,
-    )
-
-
-def _workload_facts(model: Model, whole: Step, workload: Workload, stack: str, options: Options) -> WorkloadFacts:
-    layout = whole.busiest.layout
-    spread = layout.parallelism
-    longest = max(workload.requests, key=lambda r: r.context_tokens)
-    shards = [owned.shard for owned in layout.kinds]
-    first = shards[0]
-    dtypes = {}
-    for module in MODULES:
-        names = {getattr(shard.formats, module).name for shard in shards}
-        dtypes[module] = names.pop() if len(names) == 1 else "mixed"
-    weight = workload.weight_dtype or model.checkpoint.quantised or first.formats.base.name
-    routed = any(isinstance(shard.ffn, Experts) for shard in shards)
-    return WorkloadFacts(
-        phase=workload.phase,
-        batch=workload.sequences,
-        context_tokens=longest.context_tokens,
-        new_tokens=longest.new_tokens,
-        requests=tuple(_request_facts(r) for r in workload.requests),
-        weight_dtype=weight,
-        activation_dtype=(first.quantised_input or first.activation).name,
-        kv_dtype=first.kv.name,
-        module_dtypes=dtypes,
-        page_tokens=workload.page_tokens,
-        fusion=workload.fusion,
-        qkv_gemms=3 if workload.fusion == "eager" else workload.qkv_gemms,
-        sampling=workload.sampling,
-        routing="uniform" if routed else None,
-        tp=spread.tp,
-        pp=spread.pp,
-        cp=spread.cp,
-        ep=spread.ep,
-        attention_dp=spread.attention_dp,
-        gpus=spread.gpus,
-        nodes=spread.nodes,
-        network=whole.gpu.cluster.network.name if whole.gpu.cluster.network and spread.nodes > 1 else None,
-        micro_batches=whole.micro_batches,
-        context_scheme=spread.context if spread.cp > 1 else None,
-        sequence_parallel=layout.ends.sequence_parallel,
-        redundant_experts=spread.redundant_experts,
-        expert_imbalance=spread.expert_imbalance,
-        routed_nodes=spread.routed_nodes,
-        all_reduce=options.all_reduce,
-        overlap=options.overlap,
-        stack=None if stack == "none" else stack,
-        cuda_graphs=options.cuda_graphs,
-    )
-
-
-def _request_facts(requests: Requests) -> RequestFacts:
-    return RequestFacts(requests.count, requests.context_tokens, requests.new_tokens)
-
-
-def _attention_facts(layout: Layout, workload: Workload, work: Work, step: StepFigures) -> AttentionFacts:
-    shard = layout.first
-    mixer = shard.mixer
-    assert isinstance(mixer, GroupedQuery)
-    rows = workload.tokens * mixer.heads * shard.activation.element_bytes
-    key_share = mixer.head_dim / (mixer.head_dim + mixer.value_dim)
-    pairs = workload.visible_pairs()
-    return AttentionFacts(
-        heads=mixer.heads,
-        kv_heads=mixer.kv_heads,
-        head_dim=mixer.head_dim,
-        qk_flops=2 * mixer.heads * mixer.head_dim * pairs,
-        av_flops=2 * mixer.heads * mixer.value_dim * pairs,
-        query_bytes=rows * mixer.head_dim,
-        key_bytes=work.kv_read_bytes * key_share,
-        value_bytes=work.kv_read_bytes * (1 - key_share),
-        output_bytes=rows * mixer.value_dim,
-        flops_per_byte=work.matrix_flops / work.hbm_bytes,
-        tensor_s=step.resources.tensor_s,
-        hbm_s=step.resources.hbm_s,
-        mma_utilisation_by_tile_rows={
-            str(tile): work.matrix_flops / padded for tile, padded in work.padded_flops.items()
-        },
-    )
-
-
-def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory) -> tuple[str, ...]:
+def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory, parallelism: Parallelism) -> tuple[str, ...]:
     found = []
+    cluster = gpu.cluster
+    have = (cluster.node_gpus or 0) * (cluster.nodes or 0)
+    if have > parallelism.gpus:
+        found.append(
+            f"the layout uses {parallelism.gpus} of the cluster's {have} GPUs: --tp, --pp and the like use more"
+        )
+    if parallelism.cp > 1 and any(isinstance(m, DeltaNet | Lightning | Mamba2) for m in model.mixers.values()):
+        found.append("states of recurrent layers pass from one context rank to the next: that is not counted")
     longest = max(r.context_tokens for r in workload.requests)
     if longest > model.max_context_tokens:
         found.append(f"context {longest} is beyond {model.name}'s maximum of {model.max_context_tokens} tokens")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from kvperf import inputs
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES
 from kvperf.errors import KvperfError, unknown_name
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from kvperf.model.architecture import Model
     from kvperf.plan import Plan
     from kvperf.record import Analysis
-    from kvperf.strategies import Strategy
 
 
 def analyze(
@@ -108,6 +109,8 @@ def analyze(
     )
     from kvperf.analysis import analyse
 
+    if all_reduce == "nvls":
+        inputs.check_switch(prepared[0])
     spread = {"--pp": pp, "--cp": cp, "--ep": ep, "--attention-dp": attention_dp}
     beyond = next((flag for flag, degree in spread.items() if degree != 1), None)
     if heads is not None and beyond is not None:
@@ -185,7 +188,7 @@ def plan(
     tpot_s: float | None = None,
     requests_per_s: float | None = None,
     most_gpus: int = 8,
-    price: float | None = None,
+    prices: tuple[float, ...] = (),
     network: str | None = None,
     modes: Sequence[str] = ("mixed", "apart"),
     weight_dtypes: tuple[str, ...] = (),
@@ -197,7 +200,8 @@ def plan(
     """Search layouts, batches and formats that serve a load within its targets.
 
     prompt_tokens, output_tokens  of each request;  requests_per_s: that arrive (None: as many as are served)
-    ttft_s, tpot_s  targets (None: any);  most_gpus: of all replicas;  price: of one GPU for an hour
+    ttft_s, tpot_s  targets (None: any);  most_gpus: of all replicas;  prices: of one GPU for an hour, one
+                    for all or one for each GPU
     modes           mixed: prompts in chunks beside decoding; apart: on GPUs of their own
     weight_dtypes, kv_dtypes  to try, `checkpoint` for the published ones (empty: these, and fp8 where a unit has it)
 
@@ -206,9 +210,11 @@ def plan(
     from kvperf.plan import Load, checked_load
     from kvperf.plan import plan as search
 
-    load = checked_load(Load(prompt_tokens, output_tokens, ttft_s, tpot_s, requests_per_s, most_gpus, price))
+    load = checked_load(Load(prompt_tokens, output_tokens, ttft_s, tpot_s, requests_per_s, most_gpus, prices))
     _check_memory(memory_fraction, reserve_bytes)
     inputs.check_stack(stack)
+    if len(prices) not in (0, 1, len(gpus)):
+        raise KvperfError(f"{len(prices)} prices for {len(gpus)} GPUs", "give --price once, or one for each GPU")
     loaded = [_gpu(name, None, network) for name in gpus]
     named = load_model(str(inputs.DEFAULT_MODEL if model is None else model))
     return search(
@@ -224,28 +230,33 @@ def plan(
     )
 
 
-def plan_strategies(found: Plan, network: str | None = None) -> tuple[Strategy, ...]:
-    """Notes on each parallel strategy for a plan's model and load: a decode step in the middle of the output.
+def with_strategies(
+    found: Plan, gpus: Sequence[str | Path], model: str | Path | None, network: str | None = None
+) -> Plan:
+    """A plan with notes on each parallel strategy, of a decode step in the middle of the output.
 
-    Of the way with the most tokens/s a GPU; on as many GPUs as a node has, and the plan may use.
+    Of the way with the most tokens/s a GPU, or of one sequence where there is none; on as many GPUs as a node has and
+    the plan may use. gpus, model, network: as the plan was asked for.
     """
     from kvperf.hardware.cluster import node_size
     from kvperf.strategies import strategies
 
     best = found.front[-1] if found.front else None
-    gpu = _gpu(best.gpu if best else inputs.DEFAULT_GPU, None, network)
-    context = found.load.prompt_tokens + (found.load.output_tokens + 1) // 2
-    model = load_model(found.model)
+    loaded = [_gpu(name, None, network) for name in gpus]
+    gpu = next((g for g in loaded if best and g.name == best.gpu), loaded[0])
+    named = load_model(str(inputs.DEFAULT_MODEL if model is None else model))
     weight = best.weight_dtype if best else None
-    published = weight in (model.checkpoint.quantised, model.checkpoint.dtype)
+    if weight in (named.checkpoint.quantised, named.checkpoint.dtype):
+        weight = None
     workload = inputs.step_workload(
         batch=best.pools[-1].batch if best else 1,
-        seq=context,
-        weight_dtype=None if published else weight,
+        seq=found.load.prompt_tokens + (found.load.output_tokens + 1) // 2,
+        weight_dtype=weight,
+        activation_dtype=weight if weight == "fp8" else None,
         kv_dtype=best.kv_dtype if best else None,
     )
     degree = 1 << (min(node_size(gpu), max(2, found.load.most_gpus)).bit_length() - 1)
-    return strategies(gpu, model, workload, degree, found.stack)
+    return msgspec.structs.replace(found, strategies=strategies(gpu, named, workload, degree, found.stack))
 
 
 def _check_memory(fraction: float, reserve_bytes: int) -> None:

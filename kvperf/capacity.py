@@ -15,6 +15,7 @@ from kvperf.arith import Number, ceil_div, floor, least, most, total
 from kvperf.dtypes import DType, matrix_bytes
 from kvperf.layout import Layout, Shard, micro_batch, micro_batches, one_rank, shared
 from kvperf.model.architecture import Compressed, Experts, Latent, Model
+from kvperf.overhead import collective_buffer_bytes, graph_bytes
 from kvperf.pipeline import StageWork, pipeline
 from kvperf.stages.compressed import compressed_cache_bytes
 from kvperf.stages.kv_update import cached_bytes, cached_elements, span_of
@@ -24,12 +25,6 @@ from kvperf.workload import Requests, Workload, resident_tokens
 
 MEMORY_FRACTION = 0.90  # vLLM's long-standing default of gpu_memory_utilization (vllm/config/cache.py)
 RESERVE_BYTES = 3_758_096_384  # 3.5 GiB: ai-dynamo/aiconfigurator systems/*.yaml, memory that no formula sees
-# Buffers of NCCL, by ranks of the largest group: the same files, misc.nccl_mem.
-COLLECTIVE_BUFFER_BYTES = {1: 0, 2: 358_612_992, 4: 411_041_792}
-# Memory of one kernel in a captured graph: 0.21 GiB for 35 graphs of Llama-3.2-1B, 164 kernels each (the log in
-# vllm-project/vllm#11349). vLLM captures as many batch sizes.
-GRAPH_KERNEL_BYTES = 39_283
-GRAPHS = 35
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -153,20 +148,6 @@ def kv_cache_bytes(layout: Layout, workload: Workload) -> Any:
         )
         total_bytes = total_bytes + owned.layers * (pages + states * share.tokens.sequences)
     return total_bytes
-
-
-def collective_buffer_bytes(layout: Layout) -> int:
-    """NCCL's buffers for the largest group that a rank is in."""
-    largest = max(layout.parallelism.stage_gpus, min(layout.parallelism.pp, 2))
-    return COLLECTIVE_BUFFER_BYTES[1 if largest == 1 else 2 if largest == 2 else 4]
-
-
-def graph_bytes(stages: Sequence[StageWork]) -> Any:
-    """Captured graphs of a step's kernels, one for each batch size that a stack captures."""
-    kernels: Any = 0
-    for stage in stages:
-        kernels = kernels + stage.work.kernels
-    return GRAPHS * GRAPH_KERNEL_BYTES * kernels
 
 
 def kv_bytes_per_token(layout: Layout) -> Any:

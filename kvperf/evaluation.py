@@ -16,7 +16,7 @@ import msgspec
 from kvperf.arith import most, total
 from kvperf.bound import Resources, resources
 from kvperf.hardware.cluster import joined, node_size
-from kvperf.layout import ALONE, Layout, Parallelism, check_nodes, micro_batch, micro_batches, stages
+from kvperf.layout import ALONE, Layout, Parallelism, micro_batch, micro_batches, on_nodes, one_rank, stages
 from kvperf.pipeline import StageWork, pipeline, total_work
 from kvperf.predict.calibration import Constants
 from kvperf.predict.step import Options, PredictedStep, predict_step
@@ -86,10 +86,10 @@ def step(
 
     Raises KvperfError where the layout does not divide the model or fit the cluster.
     """
+    one_rank(model, workload, parallelism)  # what does not divide the model is told before what does not fit the nodes
     parallelism = placed(gpu, parallelism)
     layouts = stages(model, workload, parallelism)
-    gpu = joined(gpu, parallelism.gpus)
-    check_nodes(parallelism)
+    gpu = joined(gpu, parallelism.gpus, parallelism.nodes)
     m = micro_batches(workload, parallelism)
     ranks = _ranks(gpu, layouts, micro_batch(workload, m), stack, options, constants)
     if parallelism.pp == 1:
@@ -123,9 +123,7 @@ def _uneven(workload: Workload, m: Any) -> Any:
 
 def placed(gpu: Gpu, parallelism: Parallelism) -> Parallelism:
     """The layout on nodes as large as the GPU's are."""
-    if parallelism.gpus == 1:
-        return parallelism
-    return msgspec.structs.replace(parallelism, node_gpus=node_size(gpu))
+    return parallelism if parallelism.gpus == 1 else on_nodes(parallelism, node_size(gpu))
 
 
 def rank_step(

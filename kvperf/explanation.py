@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kvperf.analysis import cited
 from kvperf.bound import resources
 from kvperf.errors import unknown_name
 from kvperf.evaluation import step as evaluated
+from kvperf.facts import cited
 from kvperf.layout import ALONE, Parallelism
 from kvperf.stages.symbols import Explanation, explain
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from kvperf.dtypes import dtype
 from kvperf.errors import KvperfError, unknown_name
@@ -13,6 +13,9 @@ from kvperf.launches.collective import Algorithm
 from kvperf.model.architecture import GroupedQuery, Layer, Model, NoFfn, Run
 from kvperf.predict.step import Options
 from kvperf.workload import Fusion, Phase, Requests, Sampling, Workload
+
+if TYPE_CHECKING:
+    from kvperf.hardware import Gpu
 
 DEFAULT_GPU = "h100"
 DEFAULT_MODEL = "llama-3.1-8b"
@@ -94,6 +97,14 @@ def stack_options(cuda_graphs: bool = True, all_reduce: str = "stack", overlap: 
     if all_reduce not in get_args(Algorithm):
         raise unknown_name("all-reduce algorithm", all_reduce, get_args(Algorithm))
     return Options(cuda_graphs, cast(Algorithm, all_reduce), overlap)
+
+
+def check_switch(gpu: Gpu) -> None:
+    """Refuse reduction in a switch that does not reduce. Raises KvperfError."""
+    from kvperf.predict.collective import has_multicast
+
+    if not has_multicast(gpu):
+        raise KvperfError(f"--all-reduce nvls: no switch of {gpu.name} reduces", "Hopper's and Blackwell's NVSwitch do")
 
 
 def check_stack(stack: str) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
+from kvperf.layers import Planned, StageFunction, ffn_stages, mixer_stages
 from kvperf.layout import Layout, Owned, Shard, Share, shared
 from kvperf.model.architecture import (
-    Compressed,
-    DeltaNet,
-    Dense,
     Experts,
-    GroupedQuery,
-    Latent,
-    Lightning,
-    Mamba2,
-    NoMixer,
 )
 from kvperf.stages import attention as attend
 from kvperf.stages import (
@@ -24,24 +17,16 @@ from kvperf.stages import (
     compressed,
     context,
     embedding,
-    exchange,
     indexer,
     kv_update,
     latent,
     lm_head,
-    mlp,
-    moe,
     norm,
-    projection,
-    recurrent,
 )
 from kvperf.stages import hyper_connection as hyper
-from kvperf.stages import rope as rotary
 from kvperf.stages import sampling as sample
 from kvperf.work import Work
 from kvperf.workload import Workload
-
-StageFunction = Callable[[Shard, Workload], Work]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -65,9 +50,6 @@ class StageWork(msgspec.Struct, frozen=True):
     layers: int
     work: Work
     parts: tuple[Part, ...]
-
-
-Planned = tuple[str, StageFunction]
 
 
 def pipeline(layout: Layout, workload: Workload) -> tuple[StageWork, ...]:
@@ -220,7 +202,7 @@ def _layer(owned: Owned, workload: Workload) -> Iterator[tuple[str, StageFunctio
     shard = owned.shard
     if norm.mixer_norms(shard):
         yield "attention_norm", norm.attention_norm, shard
-    mixer, ffn, sums = _mixer(shard), _ffn(shard), _sums(shard)
+    mixer, ffn, sums = mixer_stages(shard), ffn_stages(shard), _sums(shard)
     after = [("all_gather", collective.gather_tokens)] if _combines_alone(shard) else sums
     attends = context.meets_a_cache(shard) and shard.context.ranks > 1
     for name, formula in mixer + (_context(shard, workload) if attends else []) + (sums if mixer else []):
@@ -246,79 +228,3 @@ def _context(shard: Shard, workload: Workload) -> list[Planned]:
     if workload.reads_prompts:
         return [("send_receive", context.pass_keys)]
     return [("all_gather", context.share_queries), ("reduce_scatter", context.join_outputs)]
-
-
-def _mixer(shard: Shard) -> list[Planned]:
-    mixer = shard.mixer
-    if isinstance(mixer, NoMixer):
-        return []
-    if isinstance(mixer, Latent):
-        stages = _latent(mixer)
-    elif isinstance(mixer, Compressed):
-        stages = _compressed(mixer)
-    elif isinstance(mixer, GroupedQuery):
-        stages = _grouped_query(mixer)
-    elif isinstance(mixer, Mamba2):
-        stages = [("qkv_projection", projection.qkv_projection), ("state_space", recurrent.state_space)]
-    else:
-        assert isinstance(mixer, DeltaNet | Lightning)
-        stages = [("qkv_projection", projection.qkv_projection), ("linear_attention", recurrent.linear_attention)]
-    if shard.quantised_input is not None and "attention" in shard.formats.quantised:
-        stages.append(("activation_quantise", projection.activation_quantise))
-    grouped = isinstance(mixer, Compressed)
-    output = projection.grouped_output_projection if grouped else projection.output_projection
-    return [*stages, ("output_projection", output)]
-
-
-def _grouped_query(mixer: GroupedQuery) -> list[Planned]:
-    stages: list[Planned] = [("qkv_projection", projection.qkv_projection)]
-    if mixer.qk_norm != "none":
-        stages.append(("qk_norm", norm.qk_norm))
-    if mixer.rotary_dim:
-        stages.append(("rope", rotary.rope))
-    return [*stages, ("kv_update", kv_update.kv_update), ("attention", attend.attention)]
-
-
-def _latent(mixer: Latent) -> list[Planned]:
-    stages: list[Planned] = [("query_down", latent.query_down)] if mixer.q_lora_rank else []
-    stages += [("query_up", latent.query_up), ("kv_down", latent.kv_down), ("rope", rotary.rope)]
-    stages.append(("kv_update", kv_update.kv_update))
-    if mixer.indexer:
-        stages.append(("indexer", indexer.indexer))
-    return [
-        *stages,
-        ("absorb_query", latent.absorb_query),
-        ("attention", latent.latent_attention),
-        ("absorb_value", latent.absorb_value),
-    ]
-
-
-def _compressed(mixer: Compressed) -> list[Planned]:
-    stages: list[Planned] = [
-        ("hyper_connection", hyper.hyper_connection),
-        ("query_down", latent.query_down),
-        ("query_up", latent.query_up),
-        ("kv_down", compressed.compressed_kv_down),
-        ("rope", rotary.rope),
-        ("kv_update", compressed.compressed_kv_update),
-    ]
-    if mixer.indexer:
-        stages.append(("indexer", compressed.compressed_indexer))
-    return [*stages, ("attention", compressed.compressed_attention)]
-
-
-def _ffn(shard: Shard) -> list[Planned]:
-    ffn = shard.ffn
-    if isinstance(ffn, Dense):
-        return [("mlp", mlp.mlp)]
-    if not isinstance(ffn, Experts):
-        return []
-    stages: list[Planned] = [("mlp", mlp.mlp)] if ffn.dense else []
-    out, back = [], []
-    if shard.exchanges:
-        out, back = [("all_to_all", exchange.expert_dispatch)], [("all_to_all", exchange.expert_combine)]
-    stages += [("moe_router", moe.moe_router), *out, ("moe_dispatch", moe.moe_dispatch)]
-    stages.append(("moe_experts", moe.moe_experts))
-    if ffn.shared_intermediate:
-        stages.append(("shared_experts", moe.shared_experts))
-    return [*stages, *back, ("moe_combine", moe.moe_combine)]

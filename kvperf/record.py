@@ -101,6 +101,7 @@ class WorkloadFacts(msgspec.Struct, frozen=True):
     attention_dp: int = 1
     gpus: int = 1
     nodes: int = 1
+    pipeline_stage: int = 1
     network: str | None = None
     micro_batches: int = 1
     context_scheme: str | None = None
@@ -165,6 +166,7 @@ class StepFigures(Figures, frozen=True, kw_only=True):
     """The whole step. Stages may overlap in bound_s; serial_bound_s is the sum of their bounds.
 
     host_s  what the step takes beside its kernels: scheduling, or without CUDA graphs the launches; part of predicted_s
+    hidden_s  communication that runs beside the kernels (overlap): not in predicted_s
     pipeline_wait_s  what the busiest GPU waits for other pipeline stages; part of predicted_s (without one, of bound_s)
     """
 
@@ -173,6 +175,7 @@ class StepFigures(Figures, frozen=True, kw_only=True):
     tokens_per_s_predicted: Number | None = None
     host_s: Number | None = None
     pipeline_wait_s: Number = 0.0
+    hidden_s: Number = 0.0
 
 
 class AttentionFacts(msgspec.Struct, frozen=True):

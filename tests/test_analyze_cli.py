@@ -86,7 +86,7 @@ def test_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     ceilings = {"cuda_core_s", "sfu_s", "conversion_s", "l2_s", "launch_s"}
     assert set(record["stages"][0]["ceilings"]) == ceilings
     step = stage - {"name", "layers", "share", "covered_by"}
-    step |= {"serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted", "host_s", "pipeline_wait_s"}
+    step |= {"serial_bound_s", "tokens_per_s_bound", "tokens_per_s_predicted", "host_s", "pipeline_wait_s", "hidden_s"}
     assert set(record["step"]) == step
     workload = {"phase", "batch", "context_tokens", "new_tokens", "requests"}
     workload |= {"weight_dtype", "activation_dtype", "kv_dtype"}

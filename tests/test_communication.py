@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import kvperf
+from kvperf.errors import KvperfError
 from kvperf.evaluation import step
 from kvperf.hardware import load_gpu
 from kvperf.hardware.gpu import Cluster
@@ -240,7 +241,7 @@ def test_swapped_heads_of_expanded_latents_are_narrow() -> None:
     workload = step_of(4096, count=1)
     found = stages_of("deepseek-v3", Parallelism(cp=2, context="ulysses"), workload)["all_to_all"]
     swapped = sum(part.work.link_bytes for part in found.parts if part.formula is context.swap_heads)
-    assert swapped == 61 * 2 * 2048 * (128 * (192 + 128) + 576) / 2
+    assert swapped == 61 * 2 * 2048 * (128 * (192 + 128) + 2 * 576) / 2  # latents go to both
 
 
 @pytest.mark.parametrize("group", [Group(4, 2), Group(8, 2), Group(8, 4)], ids=str)
@@ -259,7 +260,9 @@ def test_on_several_nodes_context_ranks_cross_the_network_as_a_simulation_does(g
     homes = [target for target in sent.ranks if target % group.node_ranks == 0 and sent.node(target) != 0]
     assert context.join_outputs(shard, workload).network_bytes == 4 * len(homes) * 48 * 64 * 129
     assert context.share_queries(shard, workload).network_bytes == 2 * 48 * 64 * 128
-    assert context.pass_keys(shard, workload).network_bytes == 2 * 48 * 4096 * 8 * 256 * (group.ranks - 1)
+    # The keys of other nodes come in once, over the ports of all ranks of this one.
+    others = 2 * 48 * 4096 * 8 * 256 * (group.ranks - group.node_ranks)
+    assert context.pass_keys(shard, workload).network_bytes == others / group.node_ranks
 
 
 @pytest.mark.parametrize("group", [Group(4, 2), Group(8, 2)], ids=str)
@@ -489,7 +492,7 @@ def test_each_algorithm_costs_what_it_says() -> None:
     direct = used["own_launch_s"] + 7 * used["peer_s"]
     expected = {
         "ring": ring,
-        "nvls": switch,
+        "nvls": direct + used["barrier_s"] + 9 / 8 * size / (0.85 * own),
         "nccl": min(ring, switch),
         "one-shot": direct + max(7 * size / own, size / (36 * 512 * 16) * used["read_s"]),
         "two-shot": direct + used["barrier_s"] + 14 / 8 * size / own,
@@ -503,6 +506,61 @@ def test_each_algorithm_costs_what_it_says() -> None:
     small = {name: seconds(H100, Collective(KIB, ranks, stack="vllm", algorithm=name)) for name in expected}  # type: ignore[arg-type]
     assert small["one-shot"] < small["two-shot"]
     assert expected["two-shot"] < expected["one-shot"]
+
+
+def test_swapped_heads_reach_every_rank_that_needs_them() -> None:
+    """8 KV heads over 8 tensor-parallel ranks: each of 4 context ranks needs the rank's one KV head."""
+    shard = shard_of("llama-3.1-70b", Parallelism(tp=8), step_of(1))
+    four = replace(shard, swaps_heads=True, context=Group(4, 1))
+    elements = 8 * 128 + 4 * 256 + 8 * 128
+    assert context.swap_heads(four, step_of(1)).link_bytes == 2 * 48 * elements * 3 / 4
+
+
+def test_the_busiest_experts_receive_more_and_no_more_than_everything() -> None:
+    def stages(imbalance: float) -> dict[str, StageWork]:
+        spread = Parallelism(attention_dp=8, ep=8, expert_imbalance=imbalance)
+        return stages_of("deepseek-v3", spread, step_of(1))
+
+    even, twice, most, beyond = (stages(imbalance) for imbalance in (1.0, 2.0, 8.0, 100.0))
+    for name in ("all_to_all", "moe_experts"):
+        figure = "link_bytes" if name == "all_to_all" else "matrix_flops"
+        one, two = (getattr(found[name].work, figure) for found in (even, twice))
+        assert two == pytest.approx(2 * one)
+    assert most["moe_experts"].work == beyond["moe_experts"].work  # one rank has all there is
+    alone = stages_of("deepseek-v3", Parallelism(), step_of(1))
+    assert beyond["moe_experts"].work.matrix_flops == pytest.approx(alone["moe_experts"].work.matrix_flops)
+    with pytest.raises(KvperfError, match="without --ep"):
+        kvperf.analyze(model="mixtral-8x7b", expert_imbalance=2.0)
+
+
+@pytest.mark.parametrize("gpu", ["h100", "l40s", "b200"])
+@pytest.mark.parametrize("step_", [{"batch": 1, "seq": 512}, {"batch": 64, "seq": 4096}, {"phase": "prefill"}], ids=str)
+def test_overlap_never_goes_below_the_bound(gpu: str, step_: dict[str, Any]) -> None:
+    for options in ({"tp": 8}, {"tp": 8, "all_reduce": "nccl"}, {"tp": 4, "pp": 2}):
+        figures = kvperf.analyze(gpu, "llama-3.1-70b", overlap=True, **step_, **options).step  # type: ignore[arg-type]
+        assert figures.predicted_low_s is not None
+        assert figures.predicted_low_s >= figures.bound_s * (1 - 1e-12)
+
+
+def test_what_overlap_hides_is_told() -> None:
+    hidden = kvperf.analyze("h100", "llama-3.1-70b", tp=8, batch=16, overlap=True)
+    stages = sum(stage.predicted_s or 0 for stage in hidden.stages)
+    step_s = (hidden.step.predicted_s or 0) + hidden.step.hidden_s
+    assert stages + (hidden.step.host_s or 0) == pytest.approx(step_s)
+
+
+def test_a_switch_that_does_not_reduce_is_refused() -> None:
+    with pytest.raises(KvperfError, match="no switch of l40s reduces"):
+        kvperf.analyze("l40s", "llama-3.1-8b", tp=4, all_reduce="nvls")
+
+
+def test_cards_with_bridges_reduce_as_cards_do() -> None:
+    """More than two: no stack's own kernel runs without a link between all, so that NCCL's does."""
+    times = [
+        next(s for s in kvperf.analyze("h100-pcie", "llama-3.1-70b", tp=8, **choice).stages if s.name == "all_reduce")
+        for choice in ({}, {"all_reduce": "nccl"})  # type: ignore[arg-type]
+    ]
+    assert times[0].predicted_s == times[1].predicted_s
 
 
 def test_nccls_tree_inside_a_node_is_a_chain() -> None:

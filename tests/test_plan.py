@@ -6,9 +6,13 @@ import csv
 import io
 import json
 import math
+import random
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import kvperf
@@ -16,11 +20,12 @@ from kvperf import api
 from kvperf.capacity import RESERVE_BYTES
 from kvperf.cli import run
 from kvperf.errors import KvperfError
+from kvperf.files import folder
 from kvperf.hardware import load_gpu
 from kvperf.layout import Parallelism
 from kvperf.model import load_model
 from kvperf.plan import Load, Plan, Serving
-from kvperf.plan.engine import CHUNKS, Engine
+from kvperf.plan.engine import CHUNKS, Engine, seconds
 from kvperf.plan.points import MOST_BUSY, decoding, mixed
 from kvperf.plan.pools import FULL, prompts
 
@@ -51,15 +56,16 @@ def decode_s(serving: Serving, model: str = "llama-3.1-70b") -> float:
 
 def test_every_way_of_the_front_is_what_analyze_says(found: Plan) -> None:
     """TPOT by hand: decode steps, and for `mixed` the share of steps that carry a chunk."""
-    assert {serving.mode for serving in found.front} == {"mixed", "apart"} or len(found.front) > 3
+    assert any(serving.mode == "mixed" and not serving.pools[0].degrees.get("pp") for serving in found.front)
     for serving in found.front:
         plain_s, pool = decode_s(serving), serving.pools[-1]
         if serving.mode == "apart":
             assert serving.tpot_s == pytest.approx(plain_s, rel=1e-9)
             continue
         assert serving.chunk_tokens is not None
-        chunk = min(serving.chunk_tokens, serving.chunk_tokens // ISL * ISL or serving.chunk_tokens)
-        if pool.degrees.get("pp", 1) > 1 or chunk > ISL:
+        chunk = serving.chunk_tokens
+        assert chunk <= ISL
+        if pool.degrees.get("pp", 1) > 1:
             continue  # several chunks at once: no option of analyze says so
         cached = 0 if chunk == ISL else (ISL + chunk) // 2 - chunk
         options = {"batch": pool.batch, "seq": MIDDLE, "chunk_tokens": chunk, "chunk_cached": cached}
@@ -68,7 +74,9 @@ def test_every_way_of_the_front_is_what_analyze_says(found: Plan) -> None:
         assert share <= MOST_BUSY
         assert serving.tpot_s == pytest.approx((1 - share) * plain_s + share * (both.predicted_s or 0), rel=1e-9)
         service_s = math.ceil(ISL / serving.chunk_tokens) * (both.predicted_s or 0)
-        assert serving.ttft_s == pytest.approx(service_s * (1 + share / (2 * (1 - share))), rel=1e-9)
+        busy = share * (both.predicted_s or 0) / serving.tpot_s
+        wait_s = service_s * busy / (2 * (1 - busy)) + (1 - busy) * plain_s / 2
+        assert serving.ttft_s == pytest.approx(service_s + wait_s, rel=1e-9)
 
 
 def test_targets_are_met_and_memory_holds_every_sequence(found: Plan) -> None:
@@ -94,7 +102,7 @@ def test_no_way_of_the_front_beats_another_and_all_points_are_accounted_for(foun
     assert users == sorted(users, reverse=True)
     assert gpus == sorted(gpus)
     assert len(set(gpus)) == len(gpus)
-    points = sum(r.count for r in found.rejected if r.closest.endswith(("mixed)", "apart)")))
+    points = sum(r.count for r in found.rejected if r.misses_by is not None)
     assert found.met + points == found.evaluated
     assert found.evaluated > 1000
 
@@ -171,14 +179,16 @@ def test_a_prefilling_pool_is_as_busy_as_its_target_allows() -> None:
     busier = prompts(tight)
     assert busier is not None
     assert busier.busy < reader.busy
+    assert not busier.late
     hopeless = msgspec.structs.replace(asked, load=msgspec.structs.replace(asked.load, ttft_s=0.5 * reader.service_s))
-    assert prompts(hopeless) is None
+    late = prompts(hopeless)
+    assert late is not None and late.late
 
 
 def test_points_of_a_batch_are_those_of_the_batch_alone() -> None:
     """One array pass gives what one batch at a time gives."""
     for points in mixed(decoding(engine())):
-        assert points.chunk_tokens in CHUNKS
+        assert points.chunk_tokens in (*CHUNKS, ISL)
         for index in (0, 7, 20):
             batch = int(points.batch[index])
             alone = kvperf.analyze("h100", "llama-3.1-8b", batch=batch, seq=MIDDLE).step.predicted_s
@@ -193,6 +203,76 @@ def test_an_impossible_target_says_by_how_much_it_is_missed(capsys: pytest.Captu
     assert "of TPOT" in said.out
     assert run(["plan", "--model", "llama-3.1-405b", "--gpu", "h100", "--max-gpus", "1"]) == 1
     assert "GiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["mixed", "apart", "both"])
+@pytest.mark.parametrize("target", [("--ttft", "1ms"), ("--tpot", "1ms")], ids=" ".join)
+def test_no_mode_meets_what_is_impossible(
+    mode: str, target: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["plan", "--model", "llama-3.1-8b", "--mode", mode, *target, "--max-gpus", "2"]
+    assert run(options) == 1
+    assert "no plan meets it; the closest misses by" in " ".join(capsys.readouterr().out.split())
+    assert run([*options, "--format", "json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["front"] == [] and record["met"] == 0
+    assert sum(r["count"] for r in record["rejected"] if r["misses_by"]) == record["evaluated"]
+
+
+def test_more_gpus_that_would_be_enough_are_named_and_are(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["plan", "--model", "llama-3.1-8b", "--tpot", "15ms", "--rps", "60", "--weight-dtype", "checkpoint"]
+    assert run([*options, "--max-gpus", "2"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    (enough,) = re.findall(r"--max-gpus (\d+) would be enough", said)
+    assert run([*options, "--max-gpus", enough]) == 0
+
+
+def test_the_wait_for_the_first_token_is_that_of_a_queue() -> None:
+    """Replayed: requests arrive at random, their prompts' chunks join the steps of a full batch one after the other."""
+    asked = engine(load=Load(ISL, 128))
+    (points,) = [p for p in mixed(decoding(asked)) if p.chunk_tokens == ISL]
+    index = int(np.flatnonzero(points.batch == 64)[0])
+    plain_s = float(decoding(asked).seconds[index])
+    both_s = float(seconds(asked.mixing(points.batch, ISL)[0])[index])
+    rate = float(points.batch[index]) / (128 * float(points.tpot_s[index]))
+    source, clock, queue, waits, due = random.Random(1), 0.0, [], [], 0.0
+    while len(waits) < 40_000:
+        while due <= clock:
+            queue.append(due)
+            due += source.expovariate(rate)
+        clock += both_s if queue else plain_s
+        if queue:
+            waits.append(clock - queue.pop(0))
+    assert float(points.ttft_s[index]) == pytest.approx(sum(waits) / len(waits), rel=0.1)
+
+
+def test_a_gpu_without_predictions_is_no_way_to_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--gpu", "mi300x"]) == 2
+    assert "no prediction" in capsys.readouterr().err
+    both = api.plan(["h100", "mi300x"], "llama-3.1-8b", most_gpus=1)
+    assert {serving.gpu for serving in both.front} == {"h100-sxm"}
+    assert any("no prediction" in rejected.reason for rejected in both.rejected)
+
+
+def test_each_gpu_has_its_price() -> None:
+    plan = api.plan(["h100", "l40s"], "llama-3.1-8b", most_gpus=1, prices=(2.0, 1.0), tpot_s=0.05)
+    for serving in plan.front:
+        price = {"h100-sxm": 2.0, "l40s": 1.0}[serving.gpu]
+        assert serving.cost_per_million_tokens == pytest.approx(price / 3600 / serving.tokens_per_s_per_gpu * 1e6)
+    with pytest.raises(KvperfError, match="2 prices for 1 GPUs"):
+        api.plan(["h100"], prices=(1.0, 2.0))
+
+
+def test_strategy_notes_are_of_the_plans_own_gpu_and_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text((folder("hardware") / "l40s.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    options = ["plan", "--gpu", str(profile), "--tpot", "40ms", "--max-gpus", "2", "--strategies"]
+    assert run([*options, "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["schema"] == "kvperf.plan/1"
+    assert record["strategies"][0]["name"] == "tensor"
+    assert run(options) == 0
+    assert "parallel strategies, each alone" in " ".join(capsys.readouterr().out.split())
 
 
 BAD = (
@@ -256,7 +336,7 @@ def test_formats_agree(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_gpu_of_unknown_memory_or_links_is_no_place_to_plan_for() -> None:
-    with pytest.raises(KvperfError, match="no layout divides"):
+    with pytest.raises(KvperfError, match="no mode to try"):
         api.plan(["h100"], "llama-3.1-8b", weight_dtypes=("checkpoint",), modes=())
     alone = api.plan(["l40s"], "llama-3.1-8b", most_gpus=16, tpot_s=0.05)
     assert any("links between nodes" in rejected.reason for rejected in alone.rejected)

@@ -19,10 +19,10 @@ app = typer.Typer(
 
 EXAMPLES = """\b
 Examples:
-  kvperf plan --model llama-3.1-70b --gpu h100 --isl 2048 --osl 512 --ttft 500ms --tpot 20ms
-  kvperf plan --model llama-3.1-8b --gpu h100,l40s --tpot 30ms --rps 10 --max-gpus 16
-  kvperf plan --model deepseek-v3 --gpu h200 --max-gpus 32 --tpot 50ms --stack sglang --mode apart
-  kvperf plan --model qwen3-32b --gpu h100 --kv-dtype checkpoint --price 2.5 --strategies
+  kvperf plan --model llama-3.1-70b --ttft 500ms --tpot 20ms
+  kvperf plan --gpu h100,l40s --tpot 30ms --rps 10 --price 2.5,0.9
+  kvperf plan --model deepseek-v3 --gpu h200 --max-gpus 32 --stack sglang
+  kvperf plan --model qwen3-32b --kv-dtype checkpoint --strategies
 """
 
 
@@ -30,6 +30,8 @@ def duration(text: str) -> float:
     """`500ms` or `2 s`, in seconds."""
     from kvperf.units import parse
 
+    if re.fullmatch(r"[\d.]+", str(text)):
+        raise KvperfError(f"'{text}' is no time: it has no unit", "write 20ms or 0.5s")
     seconds = parse(re.sub(r"^([\d.]+)\s*([A-Za-zµ]+)$", r"\1 \2", str(text)), "s")
     if seconds <= 0:
         raise KvperfError(f"'{text}' is no time to wait", "give more than 0, like 500ms")
@@ -73,7 +75,7 @@ def plan(
         Literal["sglang", "vllm", "trtllm"], option("--stack", "Whose kernels are predicted. [default: vllm]")
     ] = "vllm",
     price: Annotated[
-        float | None, option("--price", "Of one GPU for an hour: adds the cost of a million tokens.")
+        str | None, option("--price", "Of one GPU an hour, or of each with commas: adds the cost of 1M output tokens.")
     ] = None,
     memory_fraction: Annotated[
         float, option("--memory-fraction", "Share of the GPU's memory that is used. [default: 0.9]")
@@ -104,7 +106,7 @@ def plan(
         tpot_s=tpot,
         requests_per_s=rps,
         most_gpus=max_gpus,
-        price=price,
+        prices=_prices(price),
         network=network,
         modes=("mixed", "apart") if mode == "both" else (mode,),
         weight_dtypes=_names(weight_dtype),
@@ -113,10 +115,18 @@ def plan(
         memory_fraction=memory_fraction,
         reserve_bytes=reserve,
     )
-    notes = api.plan_strategies(found, network=network) if strategies else ()
-    view.write(found, notes, format, output)
+    if strategies:
+        found = api.with_strategies(found, gpu.split(","), model, network)
+    view.write(found, format, output)
     if not found.front:
         raise typer.Exit(1)
+
+
+def _prices(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _names(text))
+    except ValueError:
+        raise KvperfError(f"--price {text} is none", "give what one GPU costs an hour, like 2.5") from None
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -47,14 +47,18 @@ def node_size(gpu: Gpu) -> int:
     return switched or gpu.node_gpus or USUAL_NODE_GPUS
 
 
-def joined(gpu: Gpu, gpus: int) -> Gpu:
-    """The GPU as one of `gpus`, its links to the others known. Raises KvperfError where they are not."""
+def joined(gpu: Gpu, gpus: int, nodes: int | None = None) -> Gpu:
+    """The GPU as one of `gpus` on `nodes` (None: full ones), its links to the others known.
+
+    Raises KvperfError where they are not, or the cluster has fewer.
+    """
     if gpus == 1:
         return gpu
     node, cluster = node_size(gpu), gpu.cluster
-    if cluster.nodes is not None and gpus > node * cluster.nodes:
+    needed = -(-gpus // node) if nodes is None else nodes
+    if cluster.nodes is not None and needed > cluster.nodes:
         raise KvperfError(
-            f"the layout has {gpus} GPUs, the cluster {node * cluster.nodes}",
+            f"the layout has {gpus} GPUs on {needed} nodes, the cluster {cluster.nodes} of {node}",
             "use smaller degrees, or give --cluster more nodes",
         )
     gpu = msgspec.structs.replace(gpu, beside=min(gpus, node))

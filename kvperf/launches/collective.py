@@ -181,9 +181,14 @@ class Collective(msgspec.Struct, frozen=True):
         """Bytes that leave each GPU when the switch reduces and multiplies: all of its own, and its reduced share."""
         return (1 + 1 / self.ranks) * self.bytes
 
-    def limits(self, architecture: str) -> Limits:
-        """Where this launch's stack changes its path on GPUs of an architecture; all zero where NCCL does it all."""
+    def limits(self, architecture: str, linked: bool = True) -> Limits:
+        """Where this launch's stack changes its path on GPUs of an architecture; all zero where NCCL does it all.
+
+        linked  whether a GPU link joins all ranks; without, stacks do as on cards with PCIe alone
+        """
         rules = _RULES.get((self.stack, "sm_100" if architecture == "sm_103" else architecture), {})
+        if not linked:
+            rules = _RULES.get((self.stack, "sm_89"), {})
         if self.operation != "all_reduce":
             rules = {}
         found = dict.fromkeys(Limits.__struct_fields__, 0)

@@ -10,7 +10,7 @@ from kvperf.launches.collective import Collective, Exchange, Operation
 from kvperf.launches.planned import Plan, Planned
 from kvperf.layout import Group
 from kvperf.model.architecture import Experts
-from kvperf.stages.context import heads, passed_on
+from kvperf.stages.context import copies_needed, heads, passed_on
 from kvperf.stages.exchange import dispatched_bytes, experts_stored, sent_tokens, width
 from kvperf.stages.kv_update import cached_bytes, cached_elements
 
@@ -96,7 +96,9 @@ def _swap_heads(asked: Asked) -> Plan:
     """Queries, keys and values there; outputs back."""
     shard, (number, query, output) = asked.shard, heads(asked.shard)
     rows = shard.activation.element_bytes * asked.workload.tokens
-    there = collective(asked, shard.context, "alltoall", rows * (number * query + cached_elements(shard.mixer)))
+    there = collective(
+        asked, shard.context, "alltoall", rows * (number * query + copies_needed(shard) * cached_elements(shard.mixer))
+    )
     return there, collective(asked, shard.context, "alltoall", rows * number * output)
 
 

@@ -4,7 +4,7 @@ One GPU is the trivial layout. More GPUs divide the shapes here, before any form
 divided by the number of GPUs.
 """
 
-from kvperf.layout.parallelism import ALONE, DEGREES, Group, Parallelism, check_nodes, checked
+from kvperf.layout.parallelism import ALONE, DEGREES, Group, Parallelism, checked, on_nodes
 from kvperf.layout.rank import Layout, Owned, one_rank, stages
 from kvperf.layout.shard import Formats, Shard
 from kvperf.layout.share import Share, micro_batch, micro_batches, shared
@@ -19,10 +19,10 @@ __all__ = [
     "Parallelism",
     "Shard",
     "Share",
-    "check_nodes",
     "checked",
     "micro_batch",
     "micro_batches",
+    "on_nodes",
     "one_rank",
     "shared",
     "stages",

@@ -118,11 +118,6 @@ def checked(parallelism: Parallelism) -> Parallelism:
         degree = getattr(parallelism, name)
         if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
             raise KvperfError(f"{flag(name)} {degree} is not a number of GPUs", "give 1 or more")
-    if parallelism.stage_gpus % parallelism.ep:
-        raise KvperfError(
-            f"--ep {parallelism.ep} does not divide the {parallelism.stage_gpus} GPUs of a pipeline stage",
-            f"use a divisor of {parallelism.stage_gpus}, or more GPUs: --tp, --attention-dp",
-        )
     if parallelism.micro_batches is not None and parallelism.micro_batches < 1:
         raise KvperfError(f"--micro-batches {parallelism.micro_batches} is none", "give 1 or more")
     if parallelism.redundant_experts < 0:
@@ -138,16 +133,25 @@ def checked(parallelism: Parallelism) -> Parallelism:
     return parallelism
 
 
-def check_nodes(parallelism: Parallelism) -> None:
-    """Refuse tensor-parallel groups that lie unevenly on nodes: their collectives have no common step.
+def on_nodes(parallelism: Parallelism, size: int) -> Parallelism:
+    """The layout on nodes of `size` GPUs, of which it uses as many as whole groups need; the rest of a node is idle.
 
-    Raises KvperfError.
+    Raises KvperfError where tensor-parallel groups do not fill nodes: their collectives would have no common step.
     """
-    node = parallelism.node_gpus
-    if node is not None and parallelism.tp > node and parallelism.tp % node:
-        raise KvperfError(
-            f"--tp {parallelism.tp} does not fill nodes of {node} GPUs evenly", f"use a divisor or a multiple of {node}"
-        )
+    tp, stage = parallelism.tp, parallelism.stage_gpus
+    used = size
+    if parallelism.gpus <= size:
+        pass
+    elif tp > size:
+        if tp % size:
+            raise KvperfError(
+                f"--tp {tp} does not fill nodes of {size} GPUs evenly", f"use a divisor or a multiple of {size}"
+            )
+    elif stage <= size:
+        used = size // stage * stage
+    else:
+        used = max(part for part in range(tp, size + 1, tp) if stage % part == 0)
+    return msgspec.structs.replace(parallelism, node_gpus=used)
 
 
 def flag(name: str) -> str:

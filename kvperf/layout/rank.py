@@ -178,7 +178,7 @@ class _Cut:
             pipeline=parallelism.hand_over_group(min(self.stage, parallelism.pp - 2)),
             exchange=parallelism.expert_group,
             redundant_experts=parallelism.redundant_experts,
-            expert_imbalance=parallelism.expert_imbalance,
+            expert_imbalance=min(parallelism.expert_imbalance, parallelism.ep),
             routed_nodes=parallelism.routed_nodes,
             exchanges=parallelism.shares_tokens,
             swaps_heads=parallelism.cp > 1 and parallelism.context == "ulysses",

@@ -202,6 +202,15 @@ def check_experts(model: Model, parallelism: Parallelism) -> None:
     if not experts and (ep > 1 or copies):
         said = f"--ep {ep}" if ep > 1 else f"--redundant-experts {copies}"
         raise KvperfError(f"{said}, but {model.name} has no experts", f"leave {said.split()[0]} out")
+    if parallelism.expert_imbalance > 1 and ep == 1:
+        raise KvperfError(
+            f"--expert-imbalance {parallelism.expert_imbalance:g} without --ep", "every GPU has a part of every expert"
+        )
+    if parallelism.stage_gpus % ep:
+        raise KvperfError(
+            f"--ep {ep} does not divide the GPUs that hold the experts, {parallelism.stage_gpus}",
+            "they are those of a pipeline stage, --tp × --cp × --attention-dp: give more of these, or fewer groups",
+        )
     for count in experts:
         if (count + copies) % ep:
             beside = f" and their {copies} copies" if copies else ""

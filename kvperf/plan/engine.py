@@ -9,6 +9,8 @@ import msgspec
 from kvperf.arith import most
 from kvperf.bound import resources
 from kvperf.capacity import memory
+from kvperf.dtypes import dtype
+from kvperf.errors import KvperfError
 from kvperf.evaluation import Step, step
 from kvperf.layout import Parallelism
 from kvperf.plan.layouts import AS_PUBLISHED
@@ -38,6 +40,7 @@ class Engine(msgspec.Struct, frozen=True):
     memory_fraction: float
     reserve_bytes: int
     constants: Constants | None = None
+    price: float | None = None
     options: Options = Options()
 
     @property
@@ -45,17 +48,41 @@ class Engine(msgspec.Struct, frozen=True):
         """Sequences that must run side by side for no GPU to be idle: attention groups, pipeline stages."""
         return self.parallelism.attention_dp * self.parallelism.pp
 
+    @property
+    def stored(self) -> str:
+        """The format of the weights by its own name."""
+        checkpoint = self.model.checkpoint
+        return (checkpoint.quantised or checkpoint.dtype) if self.weight_dtype == AS_PUBLISHED else self.weight_dtype
+
+    @property
+    def cached(self) -> str:
+        """The format of the cache by its own name."""
+        return self.model.checkpoint.dtype if self.kv_dtype == AS_PUBLISHED else self.kv_dtype
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether a format is narrower than the checkpoint's."""
+        published = dtype(self.model.checkpoint.quantised or self.model.checkpoint.dtype).bits
+        base = dtype(self.model.checkpoint.dtype).bits
+        return dtype(self.stored).bits < published or dtype(self.cached).bits < base
+
     def decoding(self, batch: Any) -> Step:
-        """A decode step in the middle of the output, on average."""
+        """A decode step in the middle of the output, on average. Raises KvperfError where it cannot be predicted."""
         context = self.load.prompt_tokens + (self.load.output_tokens + 1) // 2
-        return self._step("decode", (Requests(batch, context, 1),))
+        found = self._step("decode", (Requests(batch, context, 1),))
+        if found.predicted_s is None:
+            raise KvperfError("; ".join(found.busiest.predicted.warnings), "choose another GPU or stack")
+        return found
 
     def mixing(self, batch: Any, chunk_tokens: int) -> tuple[Step, int]:
-        """The same with pieces of prompts in it, one for each group, and how many prompt tokens these are."""
+        """The same with a piece of a prompt in it for each group, and how many prompt tokens these are.
+
+        Whole prompts, where they are short: as many as a step of the smallest chunk holds.
+        """
         prompt = self.load.prompt_tokens
         context = prompt + (self.load.output_tokens + 1) // 2
         if chunk_tokens >= prompt:  # whole prompts
-            count, seen, new = self.groups * (chunk_tokens // prompt), prompt, prompt
+            count, seen, new = self.groups * max(1, CHUNKS[0] // prompt), prompt, prompt
         else:
             count, seen, new = self.groups, (prompt + chunk_tokens) // 2, chunk_tokens
         found = self._step("mixed", (Requests(batch, context, 1), Requests(count, seen, new)))
@@ -115,8 +142,13 @@ def _asked(dtype: str) -> str | None:
 
 
 def seconds(found: Step) -> Any:
-    """What the step is predicted to take; its bound where nothing is predicted."""
-    return found.bound_s if found.predicted_s is None else found.predicted_s
+    """What the step is predicted to take."""
+    return found.predicted_s
+
+
+def chunks(prompt_tokens: int) -> list[int]:
+    """Pieces to try: smaller than a prompt, and the whole of it where a step takes it."""
+    return [*(size for size in CHUNKS if size < prompt_tokens), min(prompt_tokens, CHUNKS[-1])]
 
 
 def busiest_resource(found: Step, index: int) -> str:

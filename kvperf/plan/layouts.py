@@ -9,7 +9,7 @@ from kvperf.dtypes import dtype
 from kvperf.errors import KvperfError
 from kvperf.hardware.cluster import node_size
 from kvperf.hardware.peaks import fastest
-from kvperf.layout import Parallelism
+from kvperf.layout import DEGREES, Parallelism
 from kvperf.model.architecture import Experts, Latent
 
 if TYPE_CHECKING:
@@ -65,3 +65,17 @@ def refusal(problem: KvperfError) -> str:
         if word in message:
             return f"does not divide the {word}"
     return "the links between nodes are unknown" if "joins" in message else message
+
+
+LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "DP", "ep": "EP", "pp": "PP"}
+
+
+def degrees(spread: Parallelism) -> dict[str, int]:
+    """Those above 1."""
+    return {name: degree for name in DEGREES if (degree := getattr(spread, name)) > 1}
+
+
+def named(spread: Parallelism) -> str:
+    """A layout in short: TP8, DP8 EP8, TP4 PP2."""
+    found = degrees(spread)
+    return " ".join(f"{letters}{found[name]}" for name, letters in LETTERS.items() if name in found) or "TP1"

@@ -19,8 +19,9 @@ def checked_load(load: Load) -> Load:
     for option, value in (("--ttft", load.ttft_s), ("--tpot", load.tpot_s), ("--rps", load.requests_per_s)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise KvperfError(f"{option} {value} is none", "give more than 0, or leave it out")
-    if load.price is not None and not (math.isfinite(load.price) and load.price >= 0):
-        raise KvperfError(f"--price {load.price} is none", "give what one GPU costs an hour")
+    for price in load.prices:
+        if not (math.isfinite(price) and price >= 0):
+            raise KvperfError(f"--price {price} is none", "give what one GPU costs an hour")
     if not 1 <= load.most_gpus <= MOST_GPUS:
         raise KvperfError(f"--max-gpus {load.most_gpus} is no number of GPUs", f"give 1 to {MOST_GPUS}")
     return load

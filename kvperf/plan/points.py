@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from kvperf.evaluation import Step
-from kvperf.plan.engine import CHUNKS, Engine, busiest_resource, seconds
+from kvperf.plan.engine import Engine, busiest_resource, chunks, seconds
 from kvperf.plan.record import Load
 
 # Sequences of one group: steps of a quarter and less.
@@ -70,13 +70,13 @@ class Points(msgspec.Struct, frozen=True):
         return next((reason for reason, missed in self.misses.items() if missed[index] > ROUNDING), None)
 
     def stopped_by(self, index: int) -> str:
-        """What forbids the next larger batch that is forbidden."""
-        for later in range(index + 1, len(self.batch)):
-            reason = self.first_miss(later)
-            if reason is not None:
-                resource = busiest_resource(self.found, later)
-                return f"{reason} ({resource})" if reason in (IN_TTFT, IN_TPOT, KEEPS_UP) else reason
-        return "largest batch tried"
+        """What forbids the next larger batch; nothing where it is a way too, though others may be better."""
+        if index + 1 == len(self.batch):
+            return "largest batch tried"
+        reason = self.first_miss(index + 1)
+        if reason in (IN_TTFT, IN_TPOT, KEEPS_UP):
+            return f"{reason} ({busiest_resource(self.found, index + 1)})"
+        return reason or ""
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -108,10 +108,13 @@ def decoding(engine: Engine) -> Decoding:
 
 
 def alone(plain: Decoding, mode: Literal["mixed", "apart"]) -> Points:
-    """The points of an engine that decoding alone rules out."""
+    """The points of an engine whose decoding is too slow or too large, or that has no room for prompts."""
     engine, gpus = plain.engine, plain.engine.parallelism.gpus
     rate = plain.batch / (engine.load.output_tokens * plain.seconds)
-    misses = {FITS: plain.too_large, **targets(engine.load, np.zeros_like(rate), plain.seconds, gpus)}
+    misses = {
+        FITS: np.maximum(plain.too_large, 0.0 if plain.hopeless else 1e-6),
+        **targets(engine.load, np.zeros_like(rate), plain.seconds, gpus),
+    }
     none, one = np.zeros_like(rate), np.ones_like(rate)
     told = (plain.batch, none, plain.seconds, rate, plain.spare_bytes, one, one * gpus)
     return Points(engine, mode, None, plain.found, *told, misses)
@@ -122,7 +125,7 @@ def mixed(plain: Decoding) -> list[Points]:
     engine, batch, decode_s = plain.engine, plain.batch, plain.seconds
     load = engine.load
     found = []
-    for chunk in CHUNKS:
+    for chunk in dict.fromkeys(chunks(load.prompt_tokens)):
         both, read = engine.mixing(batch, chunk)
         mixed_s = every(seconds(both), batch)
         # Of osl steps each sequence is in, so many hold a piece of a prompt: one prompt for each sequence that ends.
@@ -130,8 +133,10 @@ def mixed(plain: Decoding) -> list[Points]:
         share = np.minimum(busy, 1.0)
         tpot_s = (1 - share) * decode_s + share * mixed_s
         passes = max(1, -(-load.prompt_tokens // chunk))
-        ttft_s = waited(passes * mixed_s, share)
-        spare = every(engine.spare_bytes(both, batch), batch)
+        # Of the time, not of the steps; a prompt that finds none before it waits for half a decode step.
+        occupied = share * mixed_s / tpot_s
+        ttft_s = waited(passes * mixed_s, occupied) + (1 - occupied) * decode_s / 2
+        spare = every(engine.spare_bytes(both, batch + engine.groups), batch)
         rate = batch / (load.output_tokens * tpot_s)
         gpus = engine.parallelism.gpus
         replicas = needed(load, rate)
@@ -156,8 +161,6 @@ def mixed(plain: Decoding) -> list[Points]:
                 misses,
             )
         )
-        if chunk >= load.prompt_tokens * CHUNKS[0]:
-            break
     return found
 
 

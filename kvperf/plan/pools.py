@@ -15,13 +15,17 @@ FULL = 0.9  # share of the time that a prefilling pool may work: beyond it reque
 
 
 class Prompts(msgspec.Struct, frozen=True):
-    """One replica that reads prompts: how many at once, how long that takes, and how many requests that is."""
+    """One replica that reads prompts: how many at once, how long that takes, and how many requests that is.
+
+    busy  at that rate;  late: even an idle one misses the target for the first token
+    """
 
     engine: Engine
     batch: int
     service_s: float
     requests_per_s: float
     busy: float
+    late: bool
 
     @property
     def gpus(self) -> int:
@@ -29,25 +33,26 @@ class Prompts(msgspec.Struct, frozen=True):
 
 
 def prompts(engine: Engine) -> Prompts | None:
-    """The replica, as busy as the target for the first token allows; None where it does not fit or is too slow."""
+    """The replica, as busy as the target for the first token allows; None where it does not fit."""
     found, count = engine.prefilling()
     service_s, load = float(seconds(found)), engine.load
     if float(engine.spare_bytes(found, count)) < 0:
         return None
-    busy = FULL
+    busy, late = FULL, False
     if load.ttft_s is not None:
         # service·(1 + ρ/(2(1 − ρ))) + moving the cache = target, solved for ρ
         left = load.ttft_s - service_s - engine.handed_over_s(found)
-        if left <= 0:
-            return None
-        busy = min(FULL, 2 * left / (service_s + 2 * left))
-    return Prompts(engine, count, service_s, busy * count / service_s, busy)
+        late = left <= 0
+        busy = FULL if late else min(FULL, 2 * left / (service_s + 2 * left))
+    # Batches of prompts follow each other through pipeline stages without waiting.
+    streamed_s = service_s - float(found.wait_s)
+    return Prompts(engine, count, service_s, busy * count / streamed_s, busy, late)
 
 
 def best(found: Sequence[Prompts]) -> list[Prompts]:
     """For each number of GPUs the replica that reads most; and only if it reads more for a GPU than a smaller one."""
     kept: list[Prompts] = []
-    for one in sorted(found, key=lambda p: (p.gpus, -p.requests_per_s)):
+    for one in sorted([p for p in found if not p.late] or found, key=lambda p: (p.gpus, -p.requests_per_s)):
         if not kept or one.requests_per_s / one.gpus > kept[-1].requests_per_s / kept[-1].gpus:
             kept.append(one)
     return kept
@@ -63,8 +68,11 @@ def apart(plain: Decoding, readers: Sequence[Prompts]) -> list[Points]:
     for reader in readers:
         replicas, reading = _sizes(engine, reader, rate)
         gpus = replicas * engine.parallelism.gpus + reading * reader.gpus
-        ttft_s = every(waited(reader.service_s, reader.busy) + moved_s, batch)
         served = np.minimum(rate, reading * reader.requests_per_s / replicas)
+        asked = replicas * served if load.requests_per_s is None else load.requests_per_s
+        ttft_s = every(
+            waited(reader.service_s, reader.busy * asked / (reading * reader.requests_per_s)) + moved_s, batch
+        )
         misses = {FITS: short, **targets(load, ttft_s, tpot_s, gpus)}
         points.append(
             Points(

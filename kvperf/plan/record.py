@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from kvperf.arith import Number
+from kvperf.strategies.record import Strategy
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -16,7 +17,7 @@ class Load(msgspec.Struct, frozen=True):
     ttft_s    from a request's arrival to its first token;  tpot_s: from one token to the next, on average
     requests_per_s  that arrive (None: as many as the GPUs serve)
     most_gpus  of all replicas and pools together
-    price      of one GPU for an hour, in any currency (None: unknown)
+    prices     of one GPU for an hour, in any currency: one for all, or one for each GPU to choose from (none: unknown)
     """
 
     prompt_tokens: int
@@ -25,7 +26,7 @@ class Load(msgspec.Struct, frozen=True):
     tpot_s: float | None = None
     requests_per_s: float | None = None
     most_gpus: int = 8
-    price: float | None = None
+    prices: tuple[float, ...] = ()
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -52,7 +53,7 @@ class Serving(msgspec.Struct, frozen=True):
     gpus      of all pools
     cost_per_million_tokens  output tokens, at the price given
     bound_by  the resource whose peak is closest in the decode step
-    stopped_by  what forbids the next larger batch of this layout
+    stopped_by  what forbids the next larger batch that the search tries; empty: nothing does
     warnings  what the prediction rests on that was not measured
     """
 
@@ -76,10 +77,11 @@ class Serving(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """Ways that are none, by reason: how many, and the one that comes closest."""
+    """Ways that are none, by reason: how many, by how much the closest one misses (None: no way at all), and which."""
 
     reason: str
     count: int
+    misses_by: str | None
     closest: str
 
 
@@ -88,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True, rename={"schema_version": "schema"}):
 
     front     ways that no other one beats in both tokens/s/GPU and tokens/s/user, the fastest for a user first
     evaluated points: layouts × formats × batches × modes
+    strategies  notes on each parallel strategy, where asked for
     closest   where the front is empty, by how much the closest way misses
     """
 
@@ -101,3 +104,4 @@ class Plan(msgspec.Struct, frozen=True, rename={"schema_version": "schema"}):
     front: tuple[Serving, ...]
     rejected: tuple[Rejected, ...]
     closest: str | None = None
+    strategies: tuple[Strategy, ...] = ()

@@ -10,12 +10,12 @@ import numpy as np
 from kvperf import __version__
 from kvperf.capacity import MEMORY_FRACTION, RESERVE_BYTES
 from kvperf.errors import KvperfError
-from kvperf.layout import DEGREES, Parallelism
 from kvperf.plan.engine import Engine, busiest_resource
-from kvperf.plan.layouts import AS_PUBLISHED, formats, layouts, refusal
+from kvperf.plan.layouts import AS_PUBLISHED, degrees, formats, layouts, named, refusal
 from kvperf.plan.points import Decoding, Points, alone, decoding, mixed
 from kvperf.plan.pools import Prompts, apart, best, prompts
 from kvperf.plan.record import Load, Plan, Pool, Rejected, Serving
+from kvperf.plan.rejection import closest, missed
 from kvperf.predict.calibration import Constants
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from kvperf.model.architecture import Model
 
 MODES = ("mixed", "apart")
-SAID = {
-    "memory": "does not fit",
-    "prompts": "prompts cannot keep up",
-    "ttft": "first token too late",
-    "tpot": "next tokens too slow",
-    "gpus": "needs more GPUs",
-}
+REFUSED_HINT = "a plan needs a layout that divides the model, and predictions: `kvperf analyze --gpu …` says more"
 
 
 def plan(
@@ -47,18 +41,32 @@ def plan(
     """Search. Raises KvperfError where not a single layout divides the model."""
     found: list[Points] = []
     refused: dict[str, list[str]] = {}
-    for gpu in gpus:
+    prices = load.prices if len(load.prices) == len(gpus) else load.prices * len(gpus)
+    for at, gpu in enumerate(gpus):
         if gpu.hbm_capacity_bytes is None:
             raise KvperfError(f"nobody says how much memory {gpu.name} has", "a plan must know what fits")
         constants = Constants(gpu, stack)
         for weight, kv in formats(gpu, weight_dtypes, kv_dtypes):
             engines = [
-                Engine(gpu, model, spread, weight, kv, load, stack, memory_fraction, reserve_bytes, constants)
+                Engine(
+                    gpu,
+                    model,
+                    spread,
+                    weight,
+                    kv,
+                    load,
+                    stack,
+                    memory_fraction,
+                    reserve_bytes,
+                    constants,
+                    prices[at] if prices else None,
+                )
                 for spread in layouts(gpu, model, load.most_gpus, load.prompt_tokens)
             ]
             found += _evaluated(engines, modes, refused)
     if not found:
-        raise KvperfError(f"no layout divides {model.name}", f"tried {sum(map(len, refused.values()))} of them")
+        why = next(iter(refused), "no mode to try")
+        raise KvperfError(f"no plan for {model.name} on {' or '.join(gpu.name for gpu in gpus)}: {why}", REFUSED_HINT)
     front = _front(found)
     return Plan(
         schema_version="kvperf.plan/1",
@@ -69,8 +77,8 @@ def plan(
         evaluated=sum(len(points.batch) for points in found),
         met=sum(int(points.met.sum()) for points in found),
         front=tuple(_serving(points, index) for points, index in front),
-        rejected=(*_missed(found), *(Rejected(why, len(all_), all_[0]) for why, all_ in refused.items())),
-        closest=None if front else _closest(found),
+        rejected=(*missed(found), *(Rejected(why, len(all_), None, all_[0]) for why, all_ in refused.items())),
+        closest=None if front else closest(found),
     )
 
 
@@ -115,20 +123,19 @@ def _rank(points: Points, index: int) -> tuple[float, float, float]:
 
 
 def _serving(points: Points, index: int) -> Serving:
-    engine, load = points.engine, points.engine.load
-    spread = engine.parallelism
-    own = Pool(_degrees(spread), spread.gpus, int(points.replicas[index]), int(points.batch[index]))
+    engine, spread = points.engine, points.engine.parallelism
+    own = Pool(degrees(spread), spread.gpus, int(points.replicas[index]), int(points.batch[index]))
     pools = (own,)
     if points.prompts is not None:
         reading = points.prompts.parallelism
-        pools = (Pool(_degrees(reading), reading.gpus, int(points.prompt_replicas[index]), points.prompt_batch), own)
+        pools = (Pool(degrees(reading), reading.gpus, int(points.prompt_replicas[index]), points.prompt_batch), own)
     gpus = int(points.gpus[index])
     rate = float(points.tokens_per_s_per_gpu[index])
     spare = float(points.spare_bytes[index])
     return Serving(
         mode=points.mode,
         gpu=engine.gpu.name,
-        weight_dtype=_stored(engine),
+        weight_dtype=engine.stored,
         kv_dtype=engine.kv_dtype if engine.kv_dtype != AS_PUBLISHED else points.found.busiest.layout.first.kv.name,
         pools=pools,
         chunk_tokens=points.chunk_tokens,
@@ -138,74 +145,18 @@ def _serving(points: Points, index: int) -> Serving:
         tokens_per_s_per_user=1 / float(points.tpot_s[index]),
         requests_per_s=float(points.served_per_s[index]),
         gpus=gpus,
-        cost_per_million_tokens=None if load.price is None else load.price / 3600 / rate * 1e6,
+        cost_per_million_tokens=None if engine.price is None else engine.price / 3600 / rate * 1e6,
         spare_bytes=spare,
         bound_by=busiest_resource(points.found, index),
         stopped_by=points.stopped_by(index),
-        warnings=points.found.busiest.predicted.warnings,
+        warnings=_cautions(points),
     )
 
 
-def _stored(engine: Engine) -> str:
-    """The format of the weights by its own name."""
-    checkpoint = engine.model.checkpoint
-    return (checkpoint.quantised or checkpoint.dtype) if engine.weight_dtype == AS_PUBLISHED else engine.weight_dtype
-
-
-def _missed(found: Sequence[Points]) -> list[Rejected]:
-    """Points by the first target they miss, and the one of each that comes closest."""
-    counts: dict[str, int] = {}
-    nearest: dict[str, tuple[float, str]] = {}
-    for points in found:
-        for index in np.flatnonzero(~points.met):
-            reason = points.first_miss(int(index))
-            assert reason is not None
-            counts[reason] = counts.get(reason, 0) + 1
-            over = float(points.misses[reason][index])
-            if reason not in nearest or over < nearest[reason][0]:
-                nearest[reason] = over, _short(points, int(index), reason)
-    return [Rejected(SAID[reason], counts[reason], nearest[reason][1]) for reason in SAID if reason in counts]
-
-
-def _closest(found: Sequence[Points]) -> str:
-    """By how much the way misses that misses least, all its targets together."""
-    least: tuple[float, Points, int] | None = None
-    for points in found:
-        over = np.max([np.maximum(missed, 0) for missed in points.misses.values()], axis=0)
-        index = int(np.argmin(over))
-        if least is None or over[index] < least[0]:
-            least = float(over[index]), points, index
-    assert least is not None
-    _, points, index = least
-    worst = max(points.misses, key=lambda reason: points.misses[reason][index])
-    return _short(points, index, worst)
-
-
-def _short(points: Points, index: int, reason: str) -> str:
-    """What a point lacks, and which one it is."""
-    load = points.engine.load
-    spread, batch = points.engine.parallelism, points.batch[index]
-    which = f"{points.engine.gpu.name}, {named(spread)}, batch {batch:.0f}, {points.mode}"
-    over = points.misses[reason][index]
-    if reason == "memory":
-        return f"{-points.spare_bytes[index] / 2**30:.3g} GiB ({which})"
-    if reason == "gpus":
-        return f"{points.gpus[index] - load.most_gpus:.0f} GPUs ({which})"
-    if reason == "prompts":
-        return f"{100 * over:.3g} % more prompt tokens than it reads ({which})"
-    target, value = (load.ttft_s, points.ttft_s) if reason == "ttft" else (load.tpot_s, points.tpot_s)
-    assert target is not None
-    return f"{1e3 * (value[index] - target):.3g} ms of {reason.upper()}, {100 * over:.3g} % ({which})"
-
-
-def _degrees(spread: Parallelism) -> dict[str, int]:
-    return {name: degree for name in DEGREES if (degree := getattr(spread, name)) > 1}
-
-
-LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "DP", "ep": "EP", "pp": "PP"}
-
-
-def named(spread: Parallelism) -> str:
-    """A layout in short: TP8, DP8 EP8, TP4 PP2."""
-    degrees = _degrees(spread)
-    return " ".join(f"{letters}{degrees[name]}" for name, letters in LETTERS.items() if name in degrees) or "TP1"
+def _cautions(points: Points) -> tuple[str, ...]:
+    """What the prediction rests on that was not measured here."""
+    found = points.found.busiest.predicted
+    label = found.calibration or ""
+    borrowed = (f"constants are borrowed from {label.removesuffix(', borrowed')}",) if "borrowed" in label else ()
+    narrowed = ("formats narrower than the checkpoint's change what the model says",) if points.engine.narrowed else ()
+    return (*narrowed, *borrowed, *dict.fromkeys(w for rank in points.found.ranks for w in rank.predicted.warnings))

@@ -72,9 +72,9 @@ _MULTICAST_SHARE = {"sm_90": 0.85, "sm_100": 0.74, "sm_103": 0.74}
 
 def price(launch: Collective, gpu: Gpu, constants: Mapping[str, float]) -> Any:
     """The path that the stack takes at this size and rank count."""
-    limits = launch.limits(gpu.architecture.name)
+    limits = launch.limits(gpu.architecture.name, gpu.link_bytes_per_s is not None)
     by_nccl = nccl_price(launch, gpu, constants)
-    own = launch.operation == "all_reduce" and launch.algorithm in ("stack", "one-shot", "two-shot")
+    own = launch.operation == "all_reduce" and launch.algorithm in ("stack", "one-shot", "two-shot", "nvls")
     if not own or (launch.stack == "nccl" and launch.algorithm == "stack"):
         return by_nccl
     rate = constants["own_efficiency"] * link_bytes_per_s(gpu)
@@ -82,9 +82,9 @@ def price(launch: Collective, gpu: Gpu, constants: Mapping[str, float]) -> Any:
     one_shot = start_s + most(launch.one_shot_bytes / rate, launch.read_rounds * constants["read_s"])
     one_shot = one_shot + _spill_s(launch, gpu)
     two_shot = start_s + constants["barrier_s"] + launch.ring_bytes / rate
-    if launch.algorithm != "stack":
-        return one_shot if launch.algorithm == "one-shot" else two_shot
     multicast = start_s + constants["barrier_s"] + launch.multicast_bytes / (multicast_share(gpu) * rate)
+    if launch.algorithm != "stack":
+        return {"one-shot": one_shot, "two-shot": two_shot}.get(launch.algorithm, multicast)
     priced = choose(launch.bytes <= limits.multicast, multicast, by_nccl)
     priced = choose(launch.bytes <= limits.two_shot, two_shot, priced)
     priced = choose(launch.bytes <= limits.hole, by_nccl, priced)
@@ -109,8 +109,6 @@ def nccl_price(launch: Collective, gpu: Gpu, constants: Mapping[str, float]) -> 
     if not has_multicast(gpu):
         return ring
     switch = constants["multicast_start_s"] + launch.multicast_bytes / (multicast_share(gpu) * rate)
-    if launch.algorithm == "nvls":
-        return switch
     return choose(launch.ranks > 2, least(ring, switch), ring)
 
 

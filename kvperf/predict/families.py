@@ -30,7 +30,7 @@ def _collective(launch: Any) -> str:
     """Whose kernel it is. Between nodes no table has any."""
     if launch.nodes > 1:
         return "NCCL between nodes"
-    own = launch.operation == "all_reduce" and launch.algorithm in ("stack", "one-shot", "two-shot")
+    own = launch.operation == "all_reduce" and launch.algorithm in ("stack", "one-shot", "two-shot", "nvls")
     return launch.stack if own else "nccl"
 
 

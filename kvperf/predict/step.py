@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvperf.arith import least, most, power
-from kvperf.dtypes import dtype
 from kvperf.errors import KvperfError
-from kvperf.launches.collective import Algorithm
-from kvperf.launches.plan import Asked, covered_by, is_streamed, plan
-from kvperf.launches.planned import Planned
+from kvperf.launches.plan import covered_by, plan
+from kvperf.predict.asked import Options, asked_of, unmeasured
 from kvperf.predict.calibration import Constants
 from kvperf.predict.families import FAMILIES
 
@@ -28,19 +26,6 @@ EAGER_LAUNCH_S = 17e-6
 
 # Stages in which ranks talk to one another.
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_receive")
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How the stack runs its launches.
-
-    cuda_graphs  replayed from a graph, or each by the host
-    all_reduce   the algorithm of all-reduces: the stack's own choice, or one that is forced
-    overlap      communication runs beside the kernels: the longer of the two counts, not their sum
-    """
-
-    cuda_graphs: bool = True
-    all_reduce: Algorithm = "stack"
-    overlap: bool = False
 
 
 class Margin(msgspec.Struct, frozen=True):
@@ -78,6 +63,7 @@ class Predicted(msgspec.Struct, frozen=True):
 class PredictedStep(msgspec.Struct, frozen=True):
     """The stages of a step and their sum; no stages where nothing could be predicted, and `warnings` says why.
 
+    hidden_s  communication that runs beside the kernels
     host_s  beside the kernels: the scheduler, or without CUDA graphs the launches that take longer than the kernels
     """
 
@@ -86,6 +72,7 @@ class PredictedStep(msgspec.Struct, frozen=True):
     low_s: Any = None
     high_s: Any = None
     host_s: Any = None
+    hidden_s: Any = 0.0
     launches: Any = None
     calibration: str | None = None
     warnings: tuple[str, ...] = ()
@@ -169,7 +156,7 @@ def _summed(
     seconds = whole.seconds - hidden_s + beside_s
     low_s, high_s = most(whole.low_s - hidden_s, 0.0) + beside_s, whole.high_s - hidden_s + beside_s
     if ends is not None:
-        floor_s = most(whole.floor_s - hidden_s, 0.0)
+        floor_s = _longer_s(names, stages, "floor_s") if options.overlap else whole.floor_s
         low_s, high_s = most(least(low_s, seconds * ends[0]), floor_s), most(high_s, seconds * ends[1])
     return PredictedStep(
         stages=stages,
@@ -177,6 +164,7 @@ def _summed(
         low_s=low_s,
         high_s=high_s,
         host_s=host_s,
+        hidden_s=hidden_s,
         launches=whole.launches,
         calibration=whole.calibration,
         warnings=cautions,
@@ -185,13 +173,23 @@ def _summed(
 
 def _hidden_s(names: Sequence[str], stages: tuple[Predicted, ...]) -> Any:
     """The shorter of communication and the rest: what overlap at its best hides."""
-    talking, working = 0.0, 0.0
+    return least(*_apart_s(names, stages, "seconds"))
+
+
+def _longer_s(names: Sequence[str], stages: tuple[Predicted, ...], time: str) -> Any:
+    return most(*_apart_s(names, stages, time))
+
+
+def _apart_s(names: Sequence[str], stages: tuple[Predicted, ...], time: str) -> tuple[Any, Any]:
+    """A time of all communication, and of the rest."""
+    talking: Any = 0.0
+    working: Any = 0.0
     for name, stage in zip(names, stages, strict=True):
         if name in COLLECTIVES:
-            talking = talking + stage.seconds
+            talking = talking + getattr(stage, time)
         else:
-            working = working + stage.seconds
-    return least(talking, working)
+            working = working + getattr(stage, time)
+    return talking, working
 
 
 def _without_matrix_unit(stages: Sequence[StageWork], gpu: Gpu) -> str | None:
@@ -203,65 +201,11 @@ def _without_matrix_unit(stages: Sequence[StageWork], gpu: Gpu) -> str | None:
     return None
 
 
-def unmeasured(
-    stages: Sequence[StageWork], gpu: Gpu, constants: Constants, options: Options = Options()
-) -> tuple[str, ...]:
-    """What no table measures and the prediction rests on: stages without a family, formats with a stand-in."""
-    streamed = [stage.name for stage in stages if is_streamed(stage.name)]
-    found = []
-    if streamed:
-        names = " and ".join(name.replace("_", " ") for name in streamed)
-        found.append(f"no kernel of {names} was measured: priced as streams of bytes, which real ones outlast")
-    standing = {}
-    for stage in stages:
-        for part in stage.parts:
-            if covered_by(stage.name, part.shard) is None:
-                for planned in plan(_asked(stage.name, part, gpu, constants, options)):
-                    stands_in(planned, constants, standing)
-    return (*found, *standing.values())
-
-
-def stands_in(planned: Planned, constants: Constants, found: dict[str, str]) -> None:
-    """Note a launch whose format was not measured."""
-    if planned.family == "small":
-        return
-    label = FAMILIES[planned.family].label(planned.launch)
-    used = constants.of(planned.family)
-    if label not in used.intervals:
-        measured = ", ".join(used.intervals)
-        found[f"{planned.family} {label}"] = (
-            f"{planned.family.replace('_', ' ')} in {label} was not measured with {used.label}: "
-            f"the constants of {measured} stand in"
-        )
-    elif planned.family == "gemm" and planned.launch.kind == "bf16" and dtype(planned.launch.weight).bits < 16:
-        found["gemm weights"] = (
-            f"products of {planned.launch.weight} weights with 16-bit inputs were not measured: 16-bit ones that read "
-            "fewer bytes stand in"
-        )
-    elif planned.family == "decode_attention" and dtype(planned.launch.kv).bits < 8:
-        found["kv"] = f"attention over a {planned.launch.kv} cache was not measured: that of fp8 stands in"
-
-
 def _stage(stage: StageWork, gpu: Gpu, constants: Constants, options: Options) -> Predicted:
     priced = Predicted()
     for part in stage.parts:
         priced = _plus(priced, _part(stage.name, part, gpu, constants, options))
     return priced
-
-
-def _asked(name: str, part: Part, gpu: Gpu, constants: Constants, options: Options) -> Asked:
-    return Asked(
-        name,
-        part.shard,
-        part.workload,
-        part.of_a_layer,
-        constants.stack,
-        gpu.architecture.name,
-        part.formula.__name__,
-        options.all_reduce,
-        gpu.network_bytes_per_s,
-        gpu.network_latency_s,
-    )
 
 
 def _part(name: str, part: Part, gpu: Gpu, constants: Constants, options: Options) -> Predicted:
@@ -270,7 +214,7 @@ def _part(name: str, part: Part, gpu: Gpu, constants: Constants, options: Option
     if covering is not None:
         return Predicted(covered_by=covering)
     layers = Predicted()
-    for planned in plan(_asked(name, part, gpu, constants, options)):
+    for planned in plan(asked_of(name, part, gpu, constants, options)):
         used, times = constants.of(planned.family), part.layers * planned.times
         family = FAMILIES[planned.family]
         seconds = family.seconds(planned.launch, gpu, used.constants) * times

@@ -96,6 +96,9 @@ def stage_table(record: Analysis, wide: bool = False) -> Table:
     if step.host_s and step.predicted_s:
         host = cell(step.host_s, time[1]), f"{100 * step.host_s / step.predicted_s:.1f}"
         cells.insert(-1, ("host", *[""] * (len(shown) - 3), *host))
+    if step.hidden_s and step.predicted_s:
+        hidden = f"−{cell(step.hidden_s, time[1])}", f"−{100 * step.hidden_s / step.predicted_s:.1f}"
+        cells.insert(-1, ("beside kernels", *[""] * (len(shown) - 3), *hidden))
     if step.pipeline_wait_s:
         wait = (
             cell(step.pipeline_wait_s, time[1]),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from kvperf.predict.step import COLLECTIVES
 from kvperf.record import Analysis
 from kvperf.units import binary, decimal, significant
 
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_receive")
 SHOWN = 4  # replicated parts in a line
 # Degrees by the letters that the field uses.
 LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "attention DP", "ep": "EP", "pp": "PP"}
@@ -31,7 +31,8 @@ def layout(record: Analysis) -> list[str]:
     if work.routed_nodes:
         said.append(f"experts of a token on {work.routed_nodes} nodes at most")
     where = f"on {work.nodes} nodes, {work.network}" if work.nodes > 1 else "on one node"
-    return [f"{', '.join(said)}; {where}; figures are of the busiest GPU"]
+    stage = f", of pipeline stage {work.pipeline_stage}" if work.pp > 1 else ""
+    return [f"{', '.join(said)}; {where}; figures are of the busiest GPU{stage}"]
 
 
 def communication(record: Analysis) -> list[str]:

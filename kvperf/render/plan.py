@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvperf.plan.record import Plan, Pool, Serving
 from kvperf.render import output as out
@@ -11,31 +11,41 @@ from kvperf.render.analysis import folded
 from kvperf.render.table import Table, markdown, plain
 from kvperf.units import decimal, significant
 
-if TYPE_CHECKING:
-    from kvperf.strategies import Strategy
-
+WIDTH = 80
 SHOWN = 12  # rows of the front in a table
 LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "DP", "ep": "EP", "pp": "PP"}
 
 
-def write(found: Plan, notes: tuple[Strategy, ...], format: str, output: Path | None) -> None:
-    """The plan in the asked-for format; strategy notes are part of tables and of JSON."""
+def write(found: Plan, format: str, output: Path | None) -> None:
+    """The plan in the asked-for format; strategy notes are no rows of CSV."""
     if format == "json":
-        out.write(out.json_text({"plan": found, "strategies": notes} if notes else found), output)
+        out.write(out.json_text(found), output)
     elif format == "csv":
         out.write(out.csv_text(rows(found)), output)
     else:
         draw = markdown if format == "md" else plain
         text = _text(found, draw)
-        out.write(text + _strategies(notes), output)
+        out.write(text + _strategies(found), output)
 
 
-def _strategies(notes: tuple[Strategy, ...]) -> str:
-    if not notes:
+def _strategies(found: Plan) -> str:
+    if not found.strategies:
         return ""
     from kvperf.render.strategies import text
 
-    return f"\n{text(notes)}"
+    return f"\n{folded([_stepped(found)])}\n{text(found.strategies)}"
+
+
+def _stepped(found: Plan) -> str:
+    """The step that the strategy notes are about."""
+    context = found.load.prompt_tokens + (found.load.output_tokens + 1) // 2
+    if not found.front:
+        return f"parallel strategies, of a decode step of one sequence with context {context}:"
+    best = found.front[-1]
+    return (
+        f"parallel strategies, each alone, of the last row's decode step: {best.gpu}, batch {best.pools[-1].batch}, "
+        f"context {context}, {best.weight_dtype} weights, {best.kv_dtype} KV:"
+    )
 
 
 def _text(found: Plan, draw: Any) -> str:
@@ -56,11 +66,17 @@ def head(found: Plan) -> list[str]:
     targets = f"TTFT {_target(load.ttft_s)}, TPOT {_target(load.tpot_s)}"
     rate = "as many requests as are served" if load.requests_per_s is None else f"{load.requests_per_s:g} requests/s"
     return [
-        f"{found.model}, {found.stack} kernels: prompts of {load.prompt_tokens} tokens, outputs of "
+        f"{found.model}{_on(found)}, {found.stack} kernels: prompts of {load.prompt_tokens} tokens, outputs of "
         f"{load.output_tokens}; {targets}; {rate}, at most {load.most_gpus} GPUs",
         f"{found.evaluated} points evaluated, {met} meet this; {best} are beaten by none in both tokens/s a user and "
         "tokens/s a GPU",
     ]
+
+
+def _on(found: Plan) -> str:
+    """The one GPU that every way on the front has."""
+    names = {serving.gpu for serving in found.front}
+    return f" on {names.pop()}" if len(names) == 1 else ""
 
 
 def _target(seconds: float | None) -> str:
@@ -82,19 +98,32 @@ def front(found: Plan) -> Table:
         ("tok/s\nGPU", lambda s: significant(s.tokens_per_s_per_gpu)),
         ("GPUs", lambda s: str(s.gpus)),
     ]
-    if found.load.price is not None:
+    if found.load.prices:
         columns.append(("cost\nMtok", lambda s: significant(s.cost_per_million_tokens or 0.0)))
-    columns.append(("stopped by", lambda s: s.stopped_by))
-    return Table(
-        tuple(header for header, _ in columns),
-        tuple(tuple(text(serving) for _, text in columns) for serving in shown),
-        left=3 if several else 2,
-    )
+    columns.append(("stopped by", lambda s: s.stopped_by or "–"))
+    table = _table(columns, shown, several)
+    if _width(table) > WIDTH:  # what the TPOT says too
+        table = _table([c for c in columns if c[0] != "tok/s\nuser"], shown, several)
+    return table
+
+
+def _table(columns: list[tuple[str, Any]], shown: list[Serving], several: bool) -> Table:
+    cells = tuple(tuple(text(serving) for _, text in columns) for serving in shown)
+    return Table(tuple(header for header, _ in columns), cells, left=3 if several else 2)
+
+
+def _width(table: Table) -> int:
+    return max(map(len, plain(table).splitlines()))
 
 
 def rejected(found: Plan) -> list[str]:
     """Why the other points are none."""
-    return [f"{r.reason}: {r.count}; the closest misses by {r.closest}" for r in found.rejected]
+    return [
+        f"{r.reason}: {r.count}; the closest misses by {r.misses_by} ({r.closest})"
+        if r.misses_by
+        else f"no layout at all: {r.count}, like {r.closest}: {r.reason}"
+        for r in found.rejected
+    ]
 
 
 def legend(found: Plan) -> list[str]:
@@ -108,11 +137,12 @@ def legend(found: Plan) -> list[str]:
     lines += [
         "batch: sequences of one decoding replica; every one has memory for its full length",
         "TTFT and TPOT are means; TTFT with the wait for other prompts (M/D/1)",
-        "stopped by: what forbids a larger batch, and the busiest resource of its step",
+        "stopped by: what forbids the next larger batch, and the busiest resource of its step; –: nothing does",
     ]
-    formats = {name for serving in found.front for name in (serving.weight_dtype, serving.kv_dtype)}
-    if "fp8" in formats and len(formats) > 1:
-        lines.append("narrower formats change what the model says: --weight-dtype and --kv-dtype choose them")
+    if any("DP" in layout(serving) for serving in found.front):
+        lines.append("DP: attention data parallelism, groups with sequences of their own")
+    if any(serving.weight_dtype == "fp8" for serving in found.front):
+        lines.append("fp8 weights meet fp8 inputs (W8A8)")
     if len(found.front) > SHOWN:
         lines.append(f"{SHOWN} of {len(found.front)} are shown; --format csv or json has all")
     cautions = dict.fromkeys(warning for serving in found.front for warning in serving.warnings)

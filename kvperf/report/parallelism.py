@@ -7,6 +7,7 @@ from typing import Any
 from kvperf.arith import most, total
 from kvperf.errors import KvperfError
 from kvperf.model.architecture import GroupedQuery, NoFfn, NoMixer
+from kvperf.predict.step import COLLECTIVES
 from kvperf.record import Analysis
 from kvperf.report import predicted, splits
 from kvperf.report.document import Block, Line, Section, Table, Text, line, row, text
@@ -16,7 +17,6 @@ from kvperf.report.subject import Subject
 from kvperf.report.values import bytes_per_s, count, held, moved, over, seconds, share, times, word
 
 DEGREES = (1, 2, 4, 8)
-COLLECTIVES = ("all_reduce", "all_gather")
 
 
 def section(subject: Subject) -> Section:

@@ -20,19 +20,20 @@ def pass_keys(shard: Shard, workload: Workload) -> Work:
     activation_read_bytes  = c*sent*cached
     activation_write_bytes = c*sent*cached
     link_bytes             = inside*c*sent*cached
-    network_bytes          = across*c*sent*cached
+    network_bytes          = across*c*far*cached
     kernels                = launches*(ranks - 1)
 
     sent    entries that a rank passes on: its part of the sequences to all others; under a window or in chunks only
             what the next piece can see, of both its pieces
+    far     entries that cross to its node from others, over the ports of its ranks
     cached  elements of one entry
     ranks   ranks of the ring
     inside  1 if several of the ranks are on one node, else 0
-    across  1 if the ring leaves the node, else 0: then a rank at its edge sends all of it over the network
+    across  1 if they are on several nodes, else 0
 
     Source: Liu et al. 2023 (Ring Attention, arXiv:2310.01889) section 3: blocks of keys and values rotate.
     """
-    sent = passed_on(shard, workload)
+    sent, far = passed_on(shard, workload), crossing(shard, workload)
     cached, c, ranks = cached_elements(shard.mixer), cached_bytes(shard.mixer, shard.kv), shard.context.ranks
     inside, across, _ = reach(shard.context)
     launches = workload.launches(serving=1)
@@ -40,7 +41,7 @@ def pass_keys(shard: Shard, workload: Workload) -> Work:
         activation_read_bytes=c * sent * cached,
         activation_write_bytes=c * sent * cached,
         link_bytes=inside * c * sent * cached,
-        network_bytes=across * c * sent * cached,
+        network_bytes=across * c * far * cached,
         kernels=launches * (ranks - 1),
     )
 
@@ -52,6 +53,14 @@ def passed_on(shard: Shard, workload: Workload) -> Any:
     if reach is None:
         return workload.over_requests(lambda context, new: context * others)
     return workload.over_requests(lambda context, new: least(context * others, 2 * (reach - 1)))
+
+
+def crossing(shard: Shard, workload: Workload) -> Any:
+    """Entries that must come over each port of a node: those of other nodes, once, over the ports of its ranks."""
+    group = shard.context
+    others = (group.ranks - group.node_ranks) / group.node_ranks
+    far = workload.over_requests(lambda context, new: context * others)
+    return least(far, passed_on(shard, workload))
 
 
 def share_queries(shard: Shard, workload: Workload) -> Work:
@@ -121,16 +130,17 @@ def join_outputs(shard: Shard, workload: Workload) -> Work:
 def swap_heads(shard: Shard, workload: Workload) -> Work:
     """Swap tokens for heads: each rank gets all tokens of some heads, and gives its tokens' outputs back afterwards.
 
-    activation_read_bytes  = a*T*(H*Dq + cached + H*Do)
-    activation_write_bytes = a*T*(H*Dq + cached + H*Do)
-    link_bytes             = inside*m*T*(H*Dq + cached + H*Do)*(node_ranks - 1)/ranks
-    network_bytes          = across*m*T*(H*Dq + cached + H*Do)*(nodes - 1)/nodes
+    activation_read_bytes  = a*T*(H*Dq + copies*cached + H*Do)
+    activation_write_bytes = a*T*(H*Dq + copies*cached + H*Do)
+    link_bytes             = inside*m*T*(H*Dq + copies*cached + H*Do)*(node_ranks - 1)/ranks
+    network_bytes          = across*m*T*(H*Dq + copies*cached + H*Do)*(nodes - 1)/nodes
     kernels                = 2*launches
 
     m       bytes of an element between ranks
     Dq      elements of a query head
     Do      elements of an output head
     cached  elements of a token's keys and values
+    copies  ranks that need each of them: those that share a KV head, and all for a latent
     ranks   ranks that share out the tokens of each sequence
     nodes   nodes they are on
     node_ranks  ranks on one node
@@ -141,17 +151,24 @@ def swap_heads(shard: Shard, workload: Workload) -> Work:
     output.
     """
     T, (H, Dq, Do), cached = workload.tokens, heads(shard), cached_elements(shard.mixer)
+    copies = copies_needed(shard)
     ranks, nodes = shard.context.ranks, shard.context.nodes
     a, m = boundary_bytes(shard, workload), shard.activation.element_bytes
     inside, across, node_ranks = reach(shard.context)
     launches = workload.launches(serving=1)
     return Work(
-        activation_read_bytes=a * T * (H * Dq + cached + H * Do),
-        activation_write_bytes=a * T * (H * Dq + cached + H * Do),
-        link_bytes=inside * m * T * (H * Dq + cached + H * Do) * (node_ranks - 1) / ranks,
-        network_bytes=across * m * T * (H * Dq + cached + H * Do) * (nodes - 1) / nodes,
+        activation_read_bytes=a * T * (H * Dq + copies * cached + H * Do),
+        activation_write_bytes=a * T * (H * Dq + copies * cached + H * Do),
+        link_bytes=inside * m * T * (H * Dq + copies * cached + H * Do) * (node_ranks - 1) / ranks,
+        network_bytes=across * m * T * (H * Dq + copies * cached + H * Do) * (nodes - 1) / nodes,
         kernels=2 * launches,
     )
+
+
+def copies_needed(shard: Shard) -> float:
+    """Ranks that need each key and value after tokens were swapped for heads."""
+    kv_heads = shard.mixer.kv_heads if isinstance(shard.mixer, GroupedQuery) else 1
+    return max(1.0, shard.context.ranks / kv_heads)
 
 
 def meets_a_cache(shard: Shard) -> bool:

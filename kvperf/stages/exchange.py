@@ -82,8 +82,12 @@ def expert_combine(shard: Shard, workload: Workload) -> Work:
 
 
 def sent_tokens(shard: Shard, workload: Workload) -> Any:
-    """Tokens that one rank sends: those of its group are on each of its tensor-parallel ranks."""
-    return workload.tokens / shard.ranks if shard.ranks > 1 else workload.tokens
+    """Tokens that one rank sends: those of its group are on each of its tensor-parallel ranks.
+
+    Those that the rank of the busiest experts receives are more, and its links take as long.
+    """
+    tokens = workload.tokens / shard.ranks if shard.ranks > 1 else workload.tokens
+    return tokens if shard.expert_imbalance == 1 else tokens * shard.expert_imbalance
 
 
 def dispatched_bytes(shard: Shard, workload: Workload) -> float:

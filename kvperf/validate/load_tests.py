@@ -195,7 +195,8 @@ def _groups(tests: Sequence[Test]) -> list[tuple[str, list[Test]]]:
     """All dense models, all others, and each deployment's model and weights."""
     dense = [test for test in tests if test.row.model in DENSE]
     others = [test for test in tests if test.row.model not in DENSE]
-    found = [("all dense", dense), ("all MoE and MLA", others)]
+    several = [test for test in dense if test.row.tp > 1]
+    found = [("all dense", dense), ("dense on 2 to 8 GPUs", several), ("all MoE and MLA", others)]
     names = sorted({(t.row.model, t.row.gpu, t.row.stack, t.row.weight) for t in tests})
     for model, gpu, stack, weight in names:
         same = [t for t in tests if (t.row.model, t.row.gpu, t.row.stack, t.row.weight) == (model, gpu, stack, weight)]
