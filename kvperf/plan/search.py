@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kvperf.model.architecture import Model
 
 MODES = ("mixed", "apart")
+NARROWED = "formats narrower than the checkpoint's change what the model says: --weight-dtype, --kv-dtype choose"
 REFUSED_HINT = "a plan needs a layout that divides the model, and predictions: `kvperf analyze --gpu …` says more"
 
 
@@ -158,5 +159,5 @@ def _cautions(points: Points) -> tuple[str, ...]:
     found = points.found.busiest.predicted
     label = found.calibration or ""
     borrowed = (f"constants are borrowed from {label.removesuffix(', borrowed')}",) if "borrowed" in label else ()
-    narrowed = ("formats narrower than the checkpoint's change what the model says",) if points.engine.narrowed else ()
+    narrowed = (NARROWED,) if points.engine.narrowed else ()
     return (*narrowed, *borrowed, *dict.fromkeys(w for rank in points.found.ranks for w in rank.predicted.warnings))

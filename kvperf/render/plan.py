@@ -100,7 +100,7 @@ def front(found: Plan) -> Table:
     ]
     if found.load.prices:
         columns.append(("cost\nMtok", lambda s: significant(s.cost_per_million_tokens or 0.0)))
-    columns.append(("stopped by", lambda s: s.stopped_by or "–"))
+    columns.append(("stopped by", lambda s: s.stopped_by or s.bound_by))
     table = _table(columns, shown, several)
     if _width(table) > WIDTH:  # what the TPOT says too
         table = _table([c for c in columns if c[0] != "tok/s\nuser"], shown, several)
@@ -137,7 +137,7 @@ def legend(found: Plan) -> list[str]:
     lines += [
         "batch: sequences of one decoding replica; every one has memory for its full length",
         "TTFT and TPOT are means; TTFT with the wait for other prompts (M/D/1)",
-        "stopped by: what forbids the next larger batch, and the busiest resource of its step; –: nothing does",
+        "stopped by: the busiest resource; before it, what forbids the next larger batch where something does",
     ]
     if any("DP" in layout(serving) for serving in found.front):
         lines.append("DP: attention data parallelism, groups with sequences of their own")
