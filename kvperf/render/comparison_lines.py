@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvperf.comparison import DEGREES, Column, Comparison
+from kvperf.layout import DEGREES
 
 # Facts of the step that change nothing unless they are said.
 REMARKS = {
@@ -20,7 +21,7 @@ def head(comparison: Comparison) -> list[str]:
 def _subject(comparison: Comparison) -> list[str]:
     same, varied = comparison.same, comparison.varied
     named = [str(same[name]) for name in ("gpu", "model") if same.get(name) is not None]
-    if "gpu" in same and same.get("gpus", 1) != 1:
+    if "gpu" in same and same.get("gpus", 1) != 1 and not {*DEGREES} & {*varied}:
         named[0] += f" × {same['gpus']}"
     if "heads" in same:
         named.append(

@@ -49,7 +49,7 @@ def communication(record: Analysis) -> list[str]:
     lines = [f"communication: {sent}, {decimal(bound, 's')} at peak"]
     if step.predicted_s:
         how = "" if record.workload.all_reduce == "stack" else f" with {record.workload.all_reduce} all-reduces"
-        beside = ", beside the kernels" if record.workload.overlap else ""
+        beside = ", beside the kernels at best" if record.workload.overlap else ""
         share = significant(100 * predicted / step.predicted_s, 3)
         lines[0] += f"; predicted {decimal(predicted, 's')}{how}{beside}, {share} % of the step"
     if record.replicated:
