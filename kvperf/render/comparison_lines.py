@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kvperf.comparison import DEGREES, Column, Comparison
-from kvperf.layout import DEGREES
 
 # Facts of the step that change nothing unless they are said.
 REMARKS = {
