@@ -14,7 +14,7 @@ from kvperf.api import prepare
 from kvperf.errors import KvperfError
 from kvperf.evaluation import step
 from kvperf.layout import ALONE, Parallelism
-from kvperf.model import load_model, model_names
+from kvperf.model import load_model
 from kvperf.model.architecture import Compressed, GroupedQuery, Latent
 from kvperf.predict.step import COLLECTIVES
 from kvperf.render.analysis import cell
@@ -22,6 +22,7 @@ from kvperf.render.output import csv_text, json_text
 from kvperf.render.strategies import best_use, rows, text
 from kvperf.strategies import TITLES, Strategy, layout, strategies
 from kvperf.units import binary, decimal, significant
+from tests.kinds import one_of_each_kind
 
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "dense decode": ("h100", "llama-3.1-70b", 8, {"batch": 16}),
@@ -92,7 +93,7 @@ def test_replicas_are_one_gpu_with_a_part_of_the_sequences() -> None:
     assert beside is not None and beside.step_s == told.speed.step_s
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", one_of_each_kind())
 def test_kv_stops_falling_at_the_kv_heads_and_latents_never_fall(name: str) -> None:
     model = load_model(name)
     mixers = [model.mixers[layer.mixer] for layer in model.layer_sequence()]

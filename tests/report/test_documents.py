@@ -9,10 +9,10 @@ import pytest
 
 from kvperf.hardware import gpu_names
 from kvperf.kernel import target
-from kvperf.model import model_names
 from kvperf.render.report.markdown import markdown
 from kvperf.render.report.text import WIDTH, text
 from kvperf.report.document import Document, Section
+from tests.kinds import one_of_each_kind
 from tests.report.subjects import document
 
 SECTIONS = ["step", "hierarchy", "attention", "tensor", "traffic", "parallelism", "tuning", "sources"]
@@ -36,8 +36,8 @@ def _whole(found: Document) -> str:
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("model", model_names())
-def test_every_model(model: str) -> None:
+@pytest.mark.parametrize("model", one_of_each_kind())
+def test_every_kind_of_model(model: str) -> None:
     assert f"# {model} on NVIDIA H100" in _whole(document(model=model))
 
 
