@@ -275,6 +275,18 @@ def test_strategy_notes_are_of_the_plans_own_gpu_and_model(tmp_path: Path, capsy
     assert "parallel strategies, each alone" in " ".join(capsys.readouterr().out.split())
 
 
+WIDE = (
+    ("--model", "deepseek-v3", "--gpu", "h200", "--max-gpus", "16", "--mode", "apart", "--stack", "sglang"),
+    ("--gpu", "h100,l40s", "--tpot", "30ms", "--rps", "10", "--price", "2.5,0.9", "--strategies"),
+)
+
+
+@pytest.mark.parametrize("options", WIDE, ids=" ".join)
+def test_what_is_printed_fits_80_columns(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *options]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 BAD = (
     ("--isl", "0"),
     ("--osl", "0"),

@@ -12,6 +12,8 @@ from kvperf.render.table import Table, markdown, plain
 from kvperf.units import decimal, significant
 
 WIDTH = 80
+FORMATS = "weights,\nKV"
+TEXTS = ("layout", "GPU", FORMATS)
 SHOWN = 12  # rows of the front in a table
 LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "DP", "ep": "EP", "pp": "PP"}
 
@@ -63,13 +65,14 @@ def _text(found: Plan, draw: Any) -> str:
 def head(found: Plan) -> list[str]:
     """What was asked for, defaults included."""
     load, met, best = found.load, found.met, len(found.front)
+    verb = "is" if best == 1 else "are"
     targets = f"TTFT {_target(load.ttft_s)}, TPOT {_target(load.tpot_s)}"
     rate = "as many requests as are served" if load.requests_per_s is None else f"{load.requests_per_s:g} requests/s"
     return [
         f"{found.model}{_on(found)}, {found.stack} kernels: prompts of {load.prompt_tokens} tokens, outputs of "
         f"{load.output_tokens}; {targets}; {rate}, at most {load.most_gpus} GPUs",
-        f"{found.evaluated} points evaluated, {met} meet this; {best} are beaten by none in both tokens/s a user and "
-        "tokens/s a GPU",
+        f"{found.evaluated} points evaluated, {met} meet this; {best} {verb} beaten by none in both tokens/s a user "
+        "and tokens/s a GPU",
     ]
 
 
@@ -90,7 +93,7 @@ def front(found: Plan) -> Table:
     columns = [
         ("layout", lambda s: layout(s)),
         *([("GPU", lambda s: s.gpu)] if several else []),
-        ("weights,\nKV", lambda s: f"{s.weight_dtype}, {s.kv_dtype}"),
+        (FORMATS, lambda s: f"{s.weight_dtype}, {s.kv_dtype}"),
         ("batch", lambda s: str(s.pools[-1].batch)),
         ("TTFT\nms", lambda s: significant(1e3 * s.ttft_s)),
         ("TPOT\nms", lambda s: significant(1e3 * s.tpot_s)),
@@ -101,15 +104,22 @@ def front(found: Plan) -> Table:
     if found.load.prices:
         columns.append(("cost\nMtok", lambda s: significant(s.cost_per_million_tokens or 0.0)))
     columns.append(("stopped by", lambda s: s.stopped_by or s.bound_by))
-    table = _table(columns, shown, several)
+    table = _table(columns, shown)
     if _width(table) > WIDTH:  # what the TPOT says too
-        table = _table([c for c in columns if c[0] != "tok/s\nuser"], shown, several)
+        columns = [column for column in columns if column[0] != "tok/s\nuser"]
+        table = _table(columns, shown)
+    if _width(table) > WIDTH and len(_formats(found)) == 1:  # the legend names them
+        table = _table([column for column in columns if column[0] != FORMATS], shown)
     return table
 
 
-def _table(columns: list[tuple[str, Any]], shown: list[Serving], several: bool) -> Table:
+def _formats(found: Plan) -> set[tuple[str, str]]:
+    return {(serving.weight_dtype, serving.kv_dtype) for serving in found.front}
+
+
+def _table(columns: list[tuple[str, Any]], shown: list[Serving]) -> Table:
     cells = tuple(tuple(text(serving) for _, text in columns) for serving in shown)
-    return Table(tuple(header for header, _ in columns), cells, left=3 if several else 2)
+    return Table(tuple(header for header, _ in columns), cells, left=sum(header in TEXTS for header, _ in columns))
 
 
 def _width(table: Table) -> int:
@@ -141,6 +151,8 @@ def legend(found: Plan) -> list[str]:
     ]
     if any("DP" in layout(serving) for serving in found.front):
         lines.append("DP: attention data parallelism, groups with sequences of their own")
+    if len(formats := _formats(found)) == 1:
+        lines.append("{} weights and {} KV in all rows".format(*next(iter(formats))))
     if any(serving.weight_dtype == "fp8" for serving in found.front):
         lines.append("fp8 weights meet fp8 inputs (W8A8)")
     if len(found.front) > SHOWN:
