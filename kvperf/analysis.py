@@ -164,15 +164,10 @@ def _warnings(gpu: Gpu, model: Model, workload: Workload, kept: Memory, parallel
         found.append(f"context {longest} is beyond {model.name}'s maximum of {model.max_context_tokens} tokens")
     if kept.fits is False and kept.capacity_bytes is not None:
         found.append(
-            f"this step does not fit: it needs {_gib(_needed(kept))} of the "
+            f"this step does not fit: it needs {_gib(kept.needed_bytes)} of the "
             f"{_gib(kept.capacity_bytes * kept.usable_fraction)} that {kept.usable_fraction:.0%} of {gpu.name} gives"
         )
     return tuple(found)
-
-
-def _needed(kept: Memory) -> Number:
-    held = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes
-    return held + kept.reserve_bytes + kept.collective_buffer_bytes
 
 
 def _gib(size: Number) -> str:

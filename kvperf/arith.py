@@ -56,6 +56,14 @@ def ceil_div(value: Any, size: Any) -> Any:
     return -(-value // size)
 
 
+def ceil_log2(count: Any) -> Any:
+    """The logarithm to base 2 of a number of things, rounded up; of up to a million."""
+    doublings: Any = 0
+    for doubling in range(20):
+        doublings = doublings + (count > (1 << doubling)) * 1
+    return doublings
+
+
 def power(base: Any, exponent: Any) -> Any:
     """`base` to the `exponent`."""
     if _plain(base, exponent):

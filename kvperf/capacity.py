@@ -56,6 +56,12 @@ class Memory(msgspec.Struct, frozen=True):
     max_batch: Number | None
     max_context_tokens: Number | None
 
+    @property
+    def needed_bytes(self) -> Any:
+        """All of it together."""
+        held = self.resident_weight_bytes + self.kv_cache_bytes + self.activation_peak_bytes
+        return held + self.reserve_bytes + self.collective_buffer_bytes
+
 
 def memory(
     model: Model,

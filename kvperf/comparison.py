@@ -240,12 +240,11 @@ def _plain(value: Any) -> Value:
 def _figures(record: Analysis) -> dict[str, Any]:
     """The figures of an analysis that a column has."""
     step, kept, gpus = record.step, record.memory, record.workload.gpus
-    needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes
     figures = {name: getattr(step, name) for name in STEP} | {name: getattr(kept, name) for name in MEMORY}
     figures |= {
         "gpus": gpus,
         "nodes": record.workload.nodes,
-        "needed_bytes": needed + kept.reserve_bytes + kept.collective_buffer_bytes,
+        "needed_bytes": kept.needed_bytes,
         "model_context_tokens": record.model.max_context_tokens,
         "warnings": record.warnings,
     }

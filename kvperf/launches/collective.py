@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kvperf.arith import ceil_div, choose, least, power
+from kvperf.arith import ceil_div, ceil_log2, choose, least, power
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "alltoall", "send"]
 Algorithm = Literal["stack", "nccl", "one-shot", "two-shot", "ring", "tree", "nvls"]
@@ -240,7 +240,7 @@ class Exchange(msgspec.Struct, frozen=True):
     @property
     def node_rounds(self) -> Any:
         """Rounds of a barrier between the nodes, each with twice as many: the logarithm of nodes, rounded up."""
-        return sum((self.nodes > (1 << i)) * 1 for i in range(16))
+        return ceil_log2(self.nodes)
 
     @property
     def copies(self) -> Any:

@@ -16,7 +16,7 @@ from kvperf.layout import Parallelism
 from kvperf.plan.layouts import AS_PUBLISHED
 from kvperf.plan.record import Load
 from kvperf.predict.calibration import Constants
-from kvperf.predict.step import COLLECTIVES, Options
+from kvperf.predict.step import COLLECTIVES
 from kvperf.workload import Phase, Requests, Workload
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Engine(msgspec.Struct, frozen=True):
     reserve_bytes: int
     constants: Constants | None = None
     price: float | None = None
-    options: Options = Options()
 
     @property
     def groups(self) -> int:
@@ -100,10 +99,9 @@ class Engine(msgspec.Struct, frozen=True):
         requests = (Requests(batch, full, 1),)
         spare: Any = float("inf")
         for rank in {id(rank.layout): rank for rank in found.ranks}.values():
-            kept = memory(self.model, rank.layout, self._workload("decode", requests), rank.stages, None)
-            needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.collective_buffer_bytes
-            needed = needed + kept.activation_peak_bytes + self.reserve_bytes
-            left = self.gpu.hbm_capacity_bytes * self.memory_fraction - needed
+            workload, reserve = self._workload("decode", requests), self.reserve_bytes
+            kept = memory(self.model, rank.layout, workload, rank.stages, None, reserve_bytes=reserve)
+            left = self.gpu.hbm_capacity_bytes * self.memory_fraction - kept.needed_bytes
             spare = -most(-spare, -left)
         return spare
 
@@ -134,7 +132,7 @@ class Engine(msgspec.Struct, frozen=True):
 
     def _step(self, phase: Phase, requests: tuple[Requests, ...]) -> Step:
         workload = self._workload(phase, requests)
-        return step(self.gpu, self.model, workload, self.parallelism, self.stack, self.options, self.constants)
+        return step(self.gpu, self.model, workload, self.parallelism, self.stack, constants=self.constants)
 
 
 def _asked(dtype: str) -> str | None:

@@ -77,5 +77,9 @@ def degrees(spread: Parallelism) -> dict[str, int]:
 
 def named(spread: Parallelism) -> str:
     """A layout in short: TP8, DP8 EP8, TP4 PP2."""
-    found = degrees(spread)
-    return " ".join(f"{letters}{found[name]}" for name, letters in LETTERS.items() if name in found) or "TP1"
+    return letters(degrees(spread))
+
+
+def letters(found: dict[str, int]) -> str:
+    """Degrees in short; TP1 where there are none above 1."""
+    return " ".join(f"{LETTERS[name]}{found[name]}" for name in LETTERS if name in found) or "TP1"

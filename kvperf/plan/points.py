@@ -17,9 +17,6 @@ MOST_BUSY = 0.95  # share of steps with prompts in them: above it requests wait 
 
 # Reasons in the order that they are asked in; a point is rejected for the first.
 FITS, KEEPS_UP, IN_TTFT, IN_TPOT, IN_GPUS = "memory", "prompts", "ttft", "tpot", "gpus"
-Reason = Literal["memory", "prompts", "ttft", "tpot", "gpus"]
-
-
 ROUNDING = 1e-9  # of a target: the last bits of sums
 
 
@@ -27,7 +24,8 @@ class Points(msgspec.Struct, frozen=True):
     """The batches of one engine in one mode, arrays over the batch.
 
     requests_per_s  of one replica
-    prompt_gpus, prompt_replicas, replicas  of the pools (apart), or of the replicas (mixed)
+    replicas        that decode;  gpus: of all
+    prompts, prompt_replicas, prompt_batch  the pool that reads prompts apart
     misses          by reason, how far each point is over what is allowed: 0.1 is 10 % too slow; not above 0: met
     """
 
@@ -91,7 +89,7 @@ class Decoding(msgspec.Struct, frozen=True):
     @property
     def too_large(self) -> Any:
         """By how much of a GPU each batch does not fit."""
-        return np.where(self.spare_bytes < 0, -self.spare_bytes / self.engine.gpu.hbm_capacity_bytes, 0.0)
+        return lacking(self.engine, self.spare_bytes)
 
     @property
     def hopeless(self) -> bool:
@@ -108,11 +106,11 @@ def decoding(engine: Engine) -> Decoding:
 
 
 def alone(plain: Decoding, mode: Literal["mixed", "apart"]) -> Points:
-    """The points of an engine whose decoding is too slow or too large, or that has no room for prompts."""
+    """The points of an engine whose decoding by itself is too slow or too large, whatever is done with prompts."""
     engine, gpus = plain.engine, plain.engine.parallelism.gpus
     rate = plain.batch / (engine.load.output_tokens * plain.seconds)
     misses = {
-        FITS: np.maximum(plain.too_large, 0.0 if plain.hopeless else 1e-6),
+        FITS: plain.too_large,
         **targets(engine.load, np.zeros_like(rate), plain.seconds, gpus),
     }
     none, one = np.zeros_like(rate), np.ones_like(rate)
@@ -141,7 +139,7 @@ def mixed(plain: Decoding) -> list[Points]:
         gpus = engine.parallelism.gpus
         replicas = needed(load, rate)
         misses = {
-            FITS: every(np.where(spare < 0, -spare / engine.gpu.hbm_capacity_bytes, 0.0), batch),
+            FITS: lacking(engine, spare),
             KEEPS_UP: busy / MOST_BUSY - 1,
             **targets(load, ttft_s, tpot_s, replicas * gpus),
         }
@@ -162,6 +160,11 @@ def mixed(plain: Decoding) -> list[Points]:
             )
         )
     return found
+
+
+def lacking(engine: Engine, spare_bytes: Any) -> Any:
+    """Memory that is missing, as a share of a GPU's."""
+    return np.maximum(-spare_bytes / engine.gpu.hbm_capacity_bytes, 0.0)
 
 
 def targets(load: Load, ttft_s: Any, tpot_s: Any, gpus: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from kvperf.plan.engine import Engine, seconds
-from kvperf.plan.points import FITS, Decoding, Points, every, needed, targets, waited
+from kvperf.plan.points import FITS, Decoding, Points, every, lacking, needed, targets, waited
 
 FULL = 0.9  # share of the time that a prefilling pool may work: beyond it requests wait for long
 
@@ -17,7 +17,8 @@ FULL = 0.9  # share of the time that a prefilling pool may work: beyond it reque
 class Prompts(msgspec.Struct, frozen=True):
     """One replica that reads prompts: how many at once, how long that takes, and how many requests that is.
 
-    busy  at that rate;  late: even an idle one misses the target for the first token
+    busy   at that rate
+    spare_bytes  that the prompts leave;  late: even an idle one misses the target for the first token
     """
 
     engine: Engine
@@ -25,6 +26,7 @@ class Prompts(msgspec.Struct, frozen=True):
     service_s: float
     requests_per_s: float
     busy: float
+    spare_bytes: float
     late: bool
 
     @property
@@ -32,12 +34,10 @@ class Prompts(msgspec.Struct, frozen=True):
         return self.engine.parallelism.gpus
 
 
-def prompts(engine: Engine) -> Prompts | None:
-    """The replica, as busy as the target for the first token allows; None where it does not fit."""
+def prompts(engine: Engine) -> Prompts:
+    """The replica, as busy as the target for the first token allows."""
     found, count = engine.prefilling()
     service_s, load = float(seconds(found)), engine.load
-    if float(engine.spare_bytes(found, count)) < 0:
-        return None
     busy, late = FULL, False
     if load.ttft_s is not None:
         # service·(1 + ρ/(2(1 − ρ))) + moving the cache = target, solved for ρ
@@ -46,13 +46,20 @@ def prompts(engine: Engine) -> Prompts | None:
         busy = FULL if late else min(FULL, 2 * left / (service_s + 2 * left))
     # Batches of prompts follow each other through pipeline stages without waiting.
     streamed_s = service_s - float(found.wait_s)
-    return Prompts(engine, count, service_s, busy * count / streamed_s, busy, late)
+    spare = float(engine.spare_bytes(found, count))
+    return Prompts(engine, count, service_s, busy * count / streamed_s, busy, spare, late)
 
 
 def best(found: Sequence[Prompts]) -> list[Prompts]:
-    """For each number of GPUs the replica that reads most; and only if it reads more for a GPU than a smaller one."""
+    """For each number of GPUs the replica that reads most; and only if it reads more for a GPU than a smaller one.
+
+    Of those that fit and are in time; where there are none, of those that fit, or of all.
+    """
     kept: list[Prompts] = []
-    for one in sorted([p for p in found if not p.late] or found, key=lambda p: (p.gpus, -p.requests_per_s)):
+    fitting = [p for p in found if p.spare_bytes >= 0]
+    for one in sorted(
+        [p for p in fitting if not p.late] or fitting or found, key=lambda p: (p.gpus, -p.requests_per_s)
+    ):
         if not kept or one.requests_per_s / one.gpus > kept[-1].requests_per_s / kept[-1].gpus:
             kept.append(one)
     return kept
@@ -61,7 +68,7 @@ def best(found: Sequence[Prompts]) -> list[Prompts]:
 def apart(plain: Decoding, readers: Sequence[Prompts]) -> list[Points]:
     """A decoding pool with each kind of prefilling one."""
     engine, found, batch, tpot_s = plain.engine, plain.found, plain.batch, plain.seconds
-    load, spare, short = engine.load, plain.spare_bytes, plain.too_large
+    load = engine.load
     rate = batch / (load.output_tokens * tpot_s)
     moved_s = engine.handed_over_s(found)
     points = []
@@ -73,6 +80,7 @@ def apart(plain: Decoding, readers: Sequence[Prompts]) -> list[Points]:
         ttft_s = every(
             waited(reader.service_s, reader.busy * asked / (reading * reader.requests_per_s)) + moved_s, batch
         )
+        short = lacking(engine, np.minimum(plain.spare_bytes, reader.spare_bytes))
         misses = {FITS: short, **targets(load, ttft_s, tpot_s, gpus)}
         points.append(
             Points(
@@ -84,7 +92,7 @@ def apart(plain: Decoding, readers: Sequence[Prompts]) -> list[Points]:
                 ttft_s,
                 tpot_s,
                 served,
-                spare,
+                plain.spare_bytes,
                 replicas,
                 gpus,
                 misses,

@@ -66,7 +66,7 @@ def _by(points: Points, index: int, reason: str) -> str:
     """By how much a point misses a target."""
     load, over = points.engine.load, float(points.misses[reason][index])
     if reason == "memory":
-        return f"{-points.spare_bytes[index] / 2**30:.3g} GiB"
+        return f"{over * points.engine.gpu.hbm_capacity_bytes / 2**30:.3g} GiB"
     if reason == "gpus":
         more = int(points.gpus[index] - load.most_gpus)
         return f"{more} GPU{'s' if more > 1 else ''}"

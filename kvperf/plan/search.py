@@ -91,8 +91,8 @@ def _evaluated(engines: Sequence[Engine], modes: Sequence[str], refused: dict[st
     for engine in engines:
         try:
             plain = decoding(engine)
-            if "apart" in modes and plain.too_large[0] <= 0 and (reader := prompts(engine)):
-                readers.append(reader)
+            if "apart" in modes and plain.too_large[0] <= 0:
+                readers.append(prompts(engine))
             if "mixed" in modes:
                 found += [alone(plain, "mixed")] if plain.hopeless else mixed(plain)
             able.append(plain)
@@ -101,7 +101,7 @@ def _evaluated(engines: Sequence[Engine], modes: Sequence[str], refused: dict[st
     if "apart" in modes:
         chosen = best(readers)
         for plain in able:
-            found += apart(plain, chosen) if chosen and not plain.hopeless else [alone(plain, "apart")]
+            found += [alone(plain, "apart")] if plain.hopeless else apart(plain, chosen)
     return found
 
 

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kvperf.arith import choose, least, most, power
+from kvperf.arith import ceil_log2, choose, least, most, power
 from kvperf.errors import KvperfError
 from kvperf.launches.collective import Collective, Exchange
 from kvperf.predict.family import Constant, Family
@@ -134,11 +134,6 @@ def _between_nodes(launch: Collective, gpu: Gpu, constants: Mapping[str, float])
     inside = launch.ranks / launch.nodes - 1
     tree = start_s + 2 * (constants["hop_s"] * inside + launch.network_latency_s * ceil_log2(launch.nodes))
     return tree if launch.algorithm == "tree" else least(ring, tree)
-
-
-def ceil_log2(count: Any) -> Any:
-    """The logarithm to base 2, rounded up."""
-    return sum((count > (1 << i)) * 1 for i in range(20))
 
 
 def floor(launch: Collective, gpu: Gpu) -> Any:

@@ -103,8 +103,6 @@ def _measured(gpu: GpuFacts) -> str:
 
 def _memory_lines(record: Analysis) -> list[str]:
     kept = record.memory
-    needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
-    needed += kept.collective_buffer_bytes
     buffers = f", collective buffers {binary(kept.collective_buffer_bytes)}" if kept.collective_buffer_bytes else ""
     lines = [
         f"memory: weights {binary(kept.resident_weight_bytes)}, KV {binary(kept.kv_cache_bytes)} ({_growth(record)}), "
@@ -112,14 +110,14 @@ def _memory_lines(record: Analysis) -> list[str]:
         f" ({binary(kept.graph_bytes)} of it CUDA graphs){buffers}"
     ]
     if kept.capacity_bytes is None:
-        return [*lines, f"needs {binary(needed)}; capacity unknown"]
+        return [*lines, f"needs {binary(kept.needed_bytes)}; capacity unknown"]
     spare = abs(kept.spare_bytes or 0)
     fits = f"fits, {binary(spare)} to spare" if kept.fits else f"DOES NOT FIT by {binary(spare)}"
     limit = record.model.max_context_tokens
     context = "any" if kept.max_context_tokens is None else str(kept.max_context_tokens)
     beyond = limit is not None and (kept.max_context_tokens is None or kept.max_context_tokens > limit)
     lines.append(
-        f"needs {binary(needed)} of {binary(kept.capacity_bytes * kept.usable_fraction)} "
+        f"needs {binary(kept.needed_bytes)} of {binary(kept.capacity_bytes * kept.usable_fraction)} "
         f"({kept.usable_fraction:.0%} of {binary(kept.capacity_bytes)}): {fits}; largest batch {kept.max_batch}, "
         f"largest context {context} at this batch" + (f" (the model takes {limit})" if beyond else "")
     )

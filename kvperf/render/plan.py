@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kvperf.plan.layouts import letters
 from kvperf.plan.record import Plan, Pool, Serving
 from kvperf.render import output as out
 from kvperf.render.analysis import folded
@@ -15,7 +16,6 @@ WIDTH = 80
 FORMATS = "weights,\nKV"
 TEXTS = ("layout", "GPU", FORMATS)
 SHOWN = 12  # rows of the front in a table
-LETTERS = {"tp": "TP", "cp": "CP", "attention_dp": "DP", "ep": "EP", "pp": "PP"}
 
 
 def write(found: Plan, format: str, output: Path | None) -> None:
@@ -170,8 +170,8 @@ def layout(serving: Serving) -> str:
 
 
 def _pool(pool: Pool) -> str:
-    letters = " ".join(f"{LETTERS[name]}{pool.degrees[name]}" for name in LETTERS if name in pool.degrees) or "TP1"
-    return f"{pool.replicas}×{letters}" if pool.replicas > 1 else letters
+    name = letters(pool.degrees)
+    return f"{pool.replicas}×{name}" if pool.replicas > 1 else name
 
 
 def rows(found: Plan) -> list[dict[str, Any]]:

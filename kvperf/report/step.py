@@ -123,7 +123,7 @@ def _beside(subject: Subject) -> Table:
 
 def _memory(subject: Subject) -> Table:
     kept = subject.analysis.memory
-    needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes + kept.reserve_bytes
+    buffers = [row("collective buffers", held("memory.buffers", kept.collective_buffer_bytes))]
     usable = None if kept.capacity_bytes is None else kept.capacity_bytes * kept.usable_fraction
     return Table(
         "What the memory holds",
@@ -133,7 +133,8 @@ def _memory(subject: Subject) -> Table:
             row("KV cache and states", held("memory.kv", kept.kv_cache_bytes)),
             row("activations at their peak", held("memory.activations", kept.activation_peak_bytes)),
             row("reserve", held("memory.reserve", kept.reserve_bytes)),
-            row("needed", held("memory.needed", needed)),
+            *(buffers if kept.collective_buffer_bytes else ()),
+            row("needed", held("memory.needed", kept.needed_bytes)),
             row("usable", (held("memory.usable", usable), " of ", held("memory.capacity", kept.capacity_bytes))),
         ),
         totals=2,

@@ -176,12 +176,11 @@ def _first_batch(cases: Cases, max_batch: Any, pays: Callable[[int], bool]) -> i
 
 def _room(cases: Cases, name: str, degree: int, degrees: tuple[int, ...], kept: Memory) -> Room:
     alone = cases.alone_memory
-    needed = kept.resident_weight_bytes + kept.kv_cache_bytes + kept.activation_peak_bytes
     dealt = degree if name == "replicas" else 1
     return Room(
         fits=kept.fits,
         fits_alone=alone.fits,
-        needed_bytes=needed + kept.reserve_bytes + kept.collective_buffer_bytes,
+        needed_bytes=kept.needed_bytes,
         usable_bytes=None if kept.capacity_bytes is None else kept.capacity_bytes * kept.usable_fraction,
         max_batch=None if kept.max_batch is None else kept.max_batch * dealt,
         max_batch_alone=alone.max_batch,

@@ -29,9 +29,10 @@ PARTS = (
 def memory(found: Sweep, theme: Theme) -> Any:
     """The figure."""
     record = found.records[0]
-    note = (
-        "Bytes on the busiest GPU. Faint bars do not fit. The reserve is for context, workspaces and captured graphs."
-    )
+    reserve = "context, workspaces and captured graphs"
+    if record.memory.collective_buffer_bytes:
+        reserve += ", with the buffers of collectives"
+    note = f"Bytes on the busiest GPU. Faint bars do not fit. The reserve is for {reserve}."
     footer = [note, from_profile(record)]
     figure, bottom = sheet(theme, PLOT_HEIGHT, heading(found), precision(record), footer, ABOVE, shared_warnings(found))
     axes = panel(figure, theme, 0.75, bottom, PLOT_WIDTH, PLOT_HEIGHT)
@@ -53,7 +54,8 @@ def memory(found: Sweep, theme: Theme) -> Any:
 def _stack(axes: Any, theme: Theme, place: int, kept: Memory) -> None:
     base = 0.0
     for (field, name, hatch), colour in zip(PARTS, colours(theme), strict=True):
-        size = float(getattr(kept, field)) / GIB
+        held = getattr(kept, field) + (kept.collective_buffer_bytes if field == "reserve_bytes" else 0)
+        size = float(held) / GIB
         bar = axes.bar(place, size, 0.72, bottom=base, color=colour, hatch=hatch, edgecolor=theme.paper, linewidth=0)
         bar[0].set(gid=f"part {name}", alpha=0.35 if kept.fits is False else 1)
         base += size
